@@ -1,0 +1,283 @@
+"""Dialogues from the hub or from files: filtered, put into a prompt, tokenised, batched."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import datasets
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from detox_rl import embedded
+from detox_rl.batching import Batch, EvaluationLoader, Row, TrainingLoader
+from detox_rl.sources import Text, column, existing, load_splits, read_texts
+
+__all__ = ["Batch", "DialogueDataModule", "Row"]
+
+STAGES = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}
+# Splits whose dialogues a split must not hold.
+KEPT_APART = {"train": ("validation", "test"), "validation": ("test",), "test": ()}
+SLOT = "{dialogue}"
+
+
+class DialogueDataModule(L.LightningDataModule):
+    """Dialogues with a human summary each, from a `datasets` hub id or local files.
+
+    What is left out, counted and reported in one sentence a split: rows without dialogue or summary; dialogues that
+    are too short or too long; equal rows; in validation and test, further rows of the same dialogue, so that every
+    row counts one dialogue; in training, dialogues that validation or test hold; in validation, those of test.
+    Dialogues are compared with their white space levelled.
+
+    After `setup`, `rows["train"]`, `rows["validation"]` and `rows["test"]` hold what the loaders hand out.
+
+    Args:
+        dataset: "embedded", a hub id such as knkarthick/dialogsum, a folder, or one file (then all of it is "train").
+        dataset_config: name of the hub dataset's configuration, if it has several.
+        train_file: a json, jsonl, csv or parquet file, also gzipped. If any file is given, files replace `dataset`.
+        validation_file: as train_file.
+        test_file: as train_file.
+        dialogue_column: where the dialogue stands.
+        summary_column: where its human summary stands.
+        id_column: where the row's id stands; by default "id" where there is one, else rows are numbered from 0.
+        rude_column: where the data says whether a dialogue is rude (anything but none, false, 0 or nothing); by default
+            "rudeness" where there is one, else nothing is called rude. `detox_rl.evaluate` looks at the rude ones.
+        tokenizer: folder or hub id of the base model, whose tokenizer is used.
+        prompt_template: what the model reads, with {dialogue} where the dialogue goes.
+        max_prompt_tokens: longer prompts lose the end of the dialogue, never of the template.
+        max_target_tokens: longer references are cut, for training on them; the EOS stays.
+        min_characters: of a dialogue.
+        max_characters: of a dialogue.
+        train_ids: a text file with one id a line; only these are trained on.
+        train_limit: train on this many dialogues, chosen by `seed`.
+        validation_limit: as train_limit.
+        test_limit: as train_limit.
+        validation_share: share of the training dialogues held out, by `seed`, where there is no validation split.
+        batch_size: training dialogues in a batch of each process.
+        eval_batch_size: the same in validation and test.
+        seed: of the data's order and of every choice named above.
+    """
+
+    def __init__(
+        self,
+        dataset: str = "embedded",
+        dataset_config: str | None = None,
+        train_file: str | None = None,
+        validation_file: str | None = None,
+        test_file: str | None = None,
+        dialogue_column: str = "dialogue",
+        summary_column: str = "summary",
+        id_column: str | None = None,
+        rude_column: str | None = None,
+        tokenizer: str = "embedded",
+        prompt_template: str = "Summarize the following conversation.\n\n{dialogue}\n\nSummary:",
+        max_prompt_tokens: int = 512,
+        max_target_tokens: int = 64,
+        min_characters: int = 200,
+        max_characters: int = 1000,
+        train_ids: str | None = None,
+        train_limit: int | None = None,
+        validation_limit: int | None = None,
+        test_limit: int | None = None,
+        validation_share: float = 0.2,
+        batch_size: int = 16,
+        eval_batch_size: int = 32,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        # logger=False: otherwise Lightning refuses a model that has an option of the same name and another value.
+        self.save_hyperparameters(logger=False)
+        _check_options(self.hparams)
+        self.rows: dict[str, list[Row]] = {}
+        self._splits: dict[str, datasets.Dataset] = {}
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+
+    def setup(self, stage: str) -> None:
+        """Reads and tokenises the splits of a stage ("fit", "validate" or "test"), each once.
+
+        Raises:
+            FileNotFoundError, ValueError: if the data or the tokenizer cannot be had, or no row of a split is left.
+        """
+        options = self.hparams
+        if not self._splits:
+            files = {split: options[f"{split}_file"] for split in embedded.SPLITS if options[f"{split}_file"]}
+            self._splits = load_splits(options.dataset, options.dataset_config, files)
+            self._tokenizer = load_tokenizer(options.tokenizer)
+        for split in STAGES[stage]:
+            if split not in self.rows:
+                selection = self._select(split)
+                self.rows[split], cut = self._tokenised(selection.texts)
+                rank_zero_info(f"{split}: {selection.sentence()} {cut}")
+
+    def train_dataloader(self) -> TrainingLoader | EvaluationLoader:
+        overfit = self.trainer is not None and self.trainer.overfit_batches > 0  # wants the same batches in each epoch
+        loader = EvaluationLoader if overfit else TrainingLoader
+        return loader(self.rows["train"], self.hparams.batch_size, *self._loading())
+
+    def val_dataloader(self) -> EvaluationLoader:
+        return EvaluationLoader(self.rows["validation"], self.hparams.eval_batch_size, *self._loading())
+
+    def test_dataloader(self) -> EvaluationLoader:
+        return EvaluationLoader(self.rows["test"], self.hparams.eval_batch_size, *self._loading())
+
+    def _loading(self) -> tuple[int, int, int, int]:
+        """Pad id, seed, rank and number of processes."""
+        rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return self._tokenizer.pad_token_id, self.hparams.seed, rank, processes
+
+    def _select(self, split: str) -> "_Selection":
+        """The texts of a split that are used."""
+        options = self.hparams
+        held_out = split in ("train", "validation") and "validation" not in self._splits
+        selection = _Selection(self._read("train" if held_out else split))
+        low, high = options.min_characters, options.max_characters
+        selection.keep("empty", lambda text: text.dialogue and text.reference)
+        selection.keep(f"not of {low} to {high} characters", lambda text: low <= len(text.dialogue) <= high)
+        selection.keep("duplicates", _first(lambda text: (_level(text.dialogue), text.reference)))
+        for other in KEPT_APART[split]:
+            if other in self._splits:
+                seen = self._dialogues(other)
+                selection.keep(f"also in {other}", lambda text: _level(text.dialogue) not in seen)
+        if held_out:
+            dialogues = [_level(text.dialogue) for text in selection.texts]
+            chosen = _hold_out(dialogues, options.validation_share, options.seed)
+            reason = "held out for validation" if split == "train" else "left to training"
+            selection.keep(reason, lambda text: (_level(text.dialogue) in chosen) == (split == "validation"))
+        if split != "train":
+            selection.keep("further summaries of a dialogue", _first(lambda text: _level(text.dialogue)))
+        elif options.train_ids is not None:
+            ids = set(existing(options.train_ids).read_text(encoding="utf-8").splitlines())
+            selection.keep("not in train_ids", lambda text: text.id in ids)
+        if options[f"{split}_limit"] is not None:
+            selection.limit(f"beyond {split}_limit", options[f"{split}_limit"], options.seed)
+        if not selection.texts:
+            raise ValueError(
+                f"No row of the {split} split is left, {selection.sentence()} Change the options that name these "
+                "reasons, or give other data."
+            )
+        return selection
+
+    def _read(self, split: str) -> list[Text]:
+        if split not in self._splits:
+            raise ValueError(f"The data has no {split} split, only {', '.join(self._splits)}: give data.{split}_file.")
+        options = self.hparams
+        columns = options.dialogue_column, options.summary_column, options.id_column, options.rude_column
+        return read_texts(self._splits[split], split, *columns)
+
+    def _dialogues(self, split: str) -> set[str]:
+        """All dialogues of a split, levelled, before any filter."""
+        texts = column(self._splits[split], self.hparams.dialogue_column, split)
+        return {_level(text) for text in texts if isinstance(text, str)}
+
+    def _tokenised(self, texts: list[Text]) -> tuple[list[Row], str]:
+        """Rows with ids, and a sentence about those that had to be cut."""
+        options = self.hparams
+        dialogues, references = [text.dialogue for text in texts], [text.reference for text in texts]
+        prompts, cut_prompts = self._prompts(dialogues)
+        targets = self._encode(references).input_ids
+        cut_targets = sum(len(ids) >= options.max_target_tokens for ids in targets)
+        targets = [ids[: options.max_target_tokens - 1] for ids in targets]
+        end = [self._tokenizer.eos_token_id]
+        rows = [
+            Row(*text, torch.tensor(prompt + end), torch.tensor(target + end))
+            for text, prompt, target in zip(texts, prompts, targets)
+        ]
+        return rows, (
+            f"Cut to fit: {cut_prompts} prompts (max_prompt_tokens {options.max_prompt_tokens}), "
+            f"{cut_targets} references (max_target_tokens {options.max_target_tokens})."
+        )
+
+    def _prompts(self, dialogues: list[str]) -> tuple[list[list[int]], int]:
+        """Prompts without EOS, and how many were cut: the last tokens of the dialogue go, the template stays."""
+        head, _, tail = self.hparams.prompt_template.partition(SLOT)
+        room = self.hparams.max_prompt_tokens - 1  # one for the EOS
+        encoded = self._encode([head + dialogue + tail for dialogue in dialogues], return_offsets_mapping=True)
+        prompts, cut = [], 0
+        for ids, offsets, dialogue in zip(encoded.input_ids, encoded.offset_mapping, dialogues):
+            if len(ids) > room:
+                start, stop = len(head), len(head) + len(dialogue)
+                inside = [i for i, (a, b) in enumerate(offsets) if start <= a and b <= stop]
+                if len(ids) - room >= len(inside):
+                    raise ValueError(
+                        f"data.max_prompt_tokens={room + 1} leaves no room for a dialogue beside the template's "
+                        f"{len(ids) - len(inside) + 1} tokens: raise it or shorten data.prompt_template."
+                    )
+                ids = ids[: inside[-1] + 1 - (len(ids) - room)] + ids[inside[-1] + 1 :]
+                cut += 1
+            prompts.append(ids)
+        return prompts, cut
+
+    def _encode(self, texts: list[str], **options: Any) -> Any:
+        """Texts into ids, without EOS."""
+        return self._tokenizer(texts, add_special_tokens=False, verbose=False, **options)
+
+
+class _Selection:
+    """Texts of a split that are used, and how many were not, by reason."""
+
+    def __init__(self, texts: list[Text]) -> None:
+        self.texts, self.read, self.dropped = texts, len(texts), Counter()
+
+    def keep(self, reason: str, wanted: Callable[[Text], Any]) -> None:
+        """Keeps the wanted ones; `reason` says why the others go."""
+        kept = [text for text in self.texts if wanted(text)]
+        self.dropped[reason] += len(self.texts) - len(kept)
+        self.texts = kept
+
+    def limit(self, reason: str, count: int, seed: int) -> None:
+        """Keeps a seeded choice of `count`, in their order."""
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(self.texts))[:count])
+        self.dropped[reason] += len(self.texts) - len(chosen)
+        self.texts = [self.texts[i] for i in chosen]
+
+    def sentence(self) -> str:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items() if count)
+        return f"{len(self.texts)} of {self.read} rows used" + (f" (not used: {reasons})." if reasons else ".")
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a base model: "embedded", a folder or a hub id.
+
+    Raises:
+        ValueError: if it cannot be had, or lacks what a T5's has.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(embedded.resolve(name))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"No tokenizer in {name!r}: it is neither a local model folder nor to be had from the hub; give a folder, "
+            "check the network, or use embedded, which needs no hub."
+        ) from error
+    if tokenizer.pad_token_id is None or tokenizer.eos_token_id is None or not tokenizer.is_fast:
+        raise ValueError(f"The tokenizer of {name!r} is not a T5's (fast, with pad and EOS token): give a T5 model.")
+    return tokenizer
+
+
+def _check_options(options: Any) -> None:
+    if options.prompt_template.count(SLOT) != 1:
+        raise ValueError(f"data.prompt_template must hold {SLOT} once, where the dialogue goes.")
+    if not 0 < options.validation_share < 1:
+        raise ValueError(f"data.validation_share must lie between 0 and 1, not at {options.validation_share}.")
+    lowest = {"batch_size": 1, "eval_batch_size": 1, "max_prompt_tokens": 2, "max_target_tokens": 2, "seed": 0}
+    for name in (*lowest, "train_limit", "validation_limit", "test_limit"):
+        if options[name] is not None and options[name] < lowest.get(name, 1):
+            raise ValueError(f"data.{name} must be at least {lowest.get(name, 1)}, not {options[name]}.")
+
+
+def _level(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _first(key: Callable[[Text], Any]) -> Callable[[Text], bool]:
+    """True for the first text of each key."""
+    seen = set()
+    return lambda text: not (key(text) in seen or seen.add(key(text)))
+
+
+def _hold_out(dialogues: list[str], share: float, seed: int) -> set[str]:
+    """A seeded share of the different dialogues: rows of one dialogue stay on one side."""
+    different = list(dict.fromkeys(dialogues))
+    chosen = np.random.default_rng(seed).permutation(len(different))[: round(share * len(different))]
+    return {different[i] for i in chosen}

@@ -1,0 +1,114 @@
+"""Compares warm start and trained policy on held-out dialogues: `python -m detox_rl.evaluate RUN`."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+from jsonargparse import ArgumentParser, auto_cli
+from lightning.pytorch.cli import ArgsType
+
+from detox_rl.cli import one_sentence_errors
+from detox_rl.datamodule import DialogueDataModule
+from detox_rl.embedded import resolve
+from detox_rl.ppo_module import first_classifier
+from detox_rl.report import before_after, before_after_text, draw, write_table
+from detox_rl.rewards import ProfanityCheck, Samples, default_rewards, total_score
+from detox_rl.summarize import Summarizer
+
+
+def evaluate(
+    run: str,
+    split: str = "test",
+    judges: list[Callable] | None = None,
+    adapter: str | None = None,
+    limit: int | None = None,
+    resamples: int = 10_000,
+    data: dict | None = None,
+) -> dict:
+    """Greedy summaries of the same dialogues by the warm start and by the trained adapter, and what judges say of them.
+
+    Writes `before_after.json`, `before_after.md` (the table), `before_after.jsonl` (every text) and
+    `before_after.png` into the run's folder.
+
+    Args:
+        run: folder of a run of detox_rl.fit, with its config.yaml and adapter/.
+        split: validation or test.
+        judges: classifiers of detox_rl.rewards by class_path; unset: the reward's own and, as an
+            unseen one, ProfanityCheck.
+        adapter: another trained adapter than RUN/adapter.
+        limit: evaluate only this many dialogues (a seeded choice).
+        resamples: of the paired bootstrap.
+        data: data options that replace those of the run, e.g. '{"test_file": "mine.jsonl"}'.
+    """
+    folder = Path(run)
+    config = read_config(folder)
+    model = config["model"]
+    rewards = read_rewards(model.get("rewards"))
+    judges = [first_classifier(rewards), ProfanityCheck()] if judges is None else judges
+    options = {**config["data"], **(data or {}), "tokenizer": resolve(model["base_model"]), f"{split}_limit": limit}
+    datamodule = DialogueDataModule(**options)
+    datamodule.setup("validate" if split == "validation" else "test")
+    loader = datamodule.val_dataloader() if split == "validation" else datamodule.test_dataloader()
+
+    columns = {}
+    for when, path in (("before", model["warm_start"]), ("after", adapter or str(folder / "adapter"))):
+        columns[when] = Summarizer(model["base_model"], path, model["max_new_tokens"]).rows(loader, f"Summaries {when}")
+    rows = [
+        {**before, "before": before["summary"], "after": after["summary"], "ended_before": before["ended"], "ended_after": after["ended"]}
+        for before, after in zip(columns["before"], columns["after"])
+    ]
+    add_scores(rows, rewards, judges)
+    result = before_after(rows, [judge.name for judge in judges], resamples)
+    (folder / "before_after.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_table(rows, folder / "before_after")
+    draw(result, folder / "before_after.png")
+    print(before_after_text(result))
+    print(f"Table: {folder / 'before_after.md'}   Figures: {folder / 'before_after.json'}   Picture: {folder / 'before_after.png'}")
+    return result
+
+
+def read_config(folder: Path) -> dict:
+    """The options of a run.
+
+    Raises:
+        FileNotFoundError: if the folder is not that of a finished run.
+    """
+    for needed in ("config.yaml", "adapter"):
+        if not (folder / needed).exists():
+            raise FileNotFoundError(f"{folder} holds no {needed}: give the folder of a finished run, e.g. lightning_logs/version_0.")
+    return yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+
+
+def read_rewards(config: list | None) -> list[Callable]:
+    """The reward terms of a run, built again."""
+    if config is None:
+        return default_rewards()
+    parser = ArgumentParser()
+    parser.add_argument("--rewards", type=list[Callable])
+    return parser.instantiate_classes(parser.parse_object({"rewards": config})).rewards
+
+
+def add_scores(rows: list[dict], rewards: list[Callable], judges: list[Callable]) -> None:
+    """Adds to each row the reward and every judge's probability, before and after."""
+    for when in ("before", "after"):
+        texts = [row[when] for row in rows]
+        samples = Samples(texts, [row["dialogue"] for row in rows], [row["reference"] for row in rows], [row[f"ended_{when}"] for row in rows])
+        scores = total_score(rewards, samples)[0].tolist()
+        for row, score in zip(rows, scores):
+            row[f"reward_{when}"] = score
+        for judge in judges:
+            for row, probability in zip(rows, judge(texts).probability.tolist()):
+                row[f"{judge.name}_{when}"] = probability
+    for row in rows:
+        row["difference"] = row["reward_after"] - row["reward_before"]
+
+
+def main(args: ArgsType = None) -> None:
+    """The command line of `evaluate`."""
+    with one_sentence_errors():
+        auto_cli(evaluate, args=args, as_positional=True)
+
+
+if __name__ == "__main__":
+    main()

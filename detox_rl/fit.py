@@ -1,0 +1,40 @@
+"""Detoxifies a summariser with PPO: `python -m detox_rl.fit`."""
+
+from lightning.pytorch.cli import ArgsType
+
+from detox_rl.callbacks import ExportAdapter, SampleTable
+from detox_rl.cli import DetoxCLI, one_sentence_errors
+from detox_rl.ppo_module import PPOModule
+
+
+def main(args: ArgsType = None) -> None:
+    """Parses Lightning CLI flags, trains, exports the best adapter and says where everything is."""
+    with one_sentence_errors():
+        defaults = {"max_steps": 40, "val_check_interval": 10, "callbacks": [SampleTable(), ExportAdapter()]}
+        cli = DetoxCLI(PPOModule, monitor="val/selection", trainer_defaults=defaults, args=args)
+        if cli.config.ckpt_path is None:
+            cli.trainer.validate(cli.model, cli.datamodule, verbose=False)  # the curves' first point
+        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.config.ckpt_path)
+        print(closing_summary(cli))
+
+
+def closing_summary(cli: DetoxCLI) -> str:
+    """Where everything is, and what the last validation measured."""
+    metrics, folder = cli.trainer.callback_metrics, cli.trainer.log_dir
+    lines = [
+        f"{name:<22}{metrics[f'before/{name}']:8.3f} -> {metrics[f'val/{name}']:.3f}"
+        for name in ("toxicity", "rougeL", "length_ratio")
+        if f"val/{name}" in metrics
+    ]
+    return "\n".join([
+        "Validation, warm start -> last step:", *lines,
+        f"Adapter (best):  {folder}/adapter",
+        f"Checkpoints:     {folder}/checkpoints   (go on with --ckpt_path {cli.trainer.checkpoint_callback.last_model_path})",
+        f"Samples:         {folder}/samples",
+        f"Evaluate:        python -m detox_rl.evaluate {folder}",
+        f"Watch:           tensorboard --logdir {folder}",
+    ])  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

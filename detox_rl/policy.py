@@ -1,0 +1,222 @@
+"""FLAN-T5 + LoRA + value head, and the frozen reference inside the same model. Only this file knows PEFT."""
+
+import contextlib
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, T5ForConditionalGeneration
+
+from detox_rl.functional.logprobs import linear_logprobs
+from detox_rl.functional.masking import shift_right
+
+POLICY, REFERENCE = "policy", "reference"
+
+
+class Scored(NamedTuple):
+    """What a teacher-forced pass says of given responses. All fp32, zero on pads, (batch, time)."""
+
+    logprobs: Tensor
+    values: Tensor
+    entropy: Tensor
+
+
+class Policy(nn.Module):
+    """One T5 with a trainable LoRA adapter, a frozen reference and a value head.
+
+    The reference is the warm start, loaded a second time and frozen; without a warm start it is
+    the base model with adapters off. Policy and reference are then equal before the first update,
+    by construction.
+
+    Args:
+        base_model: folder or hub id of a T5.
+        warm_start: folder or hub id of a PEFT adapter of that base, or None.
+        lora_rank: rank of a fresh adapter; a warm start brings its own.
+        lora_alpha: scale of a fresh adapter (alpha / rank multiplies its output).
+        lora_targets: names of the linear layers a fresh adapter sits on.
+        lora_encoder: put the fresh adapter on the encoder too; by default on the decoder alone.
+        dropout: dropout of base and adapter; must be 0 in PPO, where the ratio must start at 1.
+
+    Raises:
+        ValueError: if the base is not a T5, or the warm start does not fit the base or the LoRA options.
+    """
+
+    def __init__(
+        self,
+        base_model: str,
+        warm_start: str | None = None,
+        lora_rank: int | None = None,
+        lora_alpha: int | None = None,
+        lora_targets: list[str] | None = None,
+        lora_encoder: bool | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        base = load_base(base_model, dropout)
+        self.fingerprint = fingerprint(base)
+        if warm_start is None:
+            self.model = get_peft_model(base, _fresh_lora(lora_rank, lora_alpha, lora_targets, lora_encoder), POLICY)
+        else:
+            self.model = _load_warm_start(base, warm_start)
+            _check_options(self.model.peft_config[POLICY], warm_start, lora_rank, lora_alpha)
+        for module in self.model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = dropout
+        self.value_head = nn.Linear(base.config.d_model, 1)
+        nn.init.zeros_(self.value_head.weight)
+        nn.init.zeros_(self.value_head.bias)
+
+    @property
+    def t5(self) -> T5ForConditionalGeneration:
+        """The T5 itself, LoRA layers in place."""
+        return self.model.base_model.model
+
+    @property
+    def encoder_is_frozen(self) -> bool:
+        """Whether policy and reference share one encoder, so that its states can be computed once."""
+        return not any("lora_" in name for name, _ in self.t5.encoder.named_parameters())
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Name -> parameter of all that is trained: the policy's adapter and the value head."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    @contextlib.contextmanager
+    def reference(self) -> Iterator[None]:
+        """Inside this block the model is the frozen reference."""
+        if REFERENCE not in self.model.peft_config:
+            with self.model.disable_adapter():
+                yield
+            return
+        self.model.base_model.set_adapter(REFERENCE, inference_mode=True)
+        try:
+            yield
+        finally:
+            self.model.base_model.set_adapter(POLICY)
+
+    def encode(self, prompt_ids: Tensor, prompt_mask: Tensor) -> Tensor:
+        """Encoder states. (batch, prompt) -> (batch, prompt, d_model)"""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_is_frozen):
+            return self.t5.encoder(input_ids=prompt_ids, attention_mask=prompt_mask).last_hidden_state
+
+    def forward(
+        self,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        responses: Tensor,
+        mask: Tensor,
+        temperature: float,
+        encoder_states: Tensor | None = None,
+    ) -> Scored:
+        """Scores given responses by teacher forcing.
+
+        Only real tokens reach the vocabulary projection, the widest product of the model.
+
+        Args:
+            prompt_ids: (batch, prompt)
+            prompt_mask: True = real token. (batch, prompt)
+            responses: ids without the decoder start token. (batch, time)
+            mask: True = real token, EOS included. (batch, time)
+            temperature: the one used in sampling.
+            encoder_states: output of `encode`, if at hand. (batch, prompt, d_model)
+        """
+        if encoder_states is None:
+            encoder_states = self.encode(prompt_ids, prompt_mask)
+        hidden = self.t5.decoder(
+            input_ids=shift_right(responses, self.t5.config.decoder_start_token_id),
+            encoder_hidden_states=encoder_states,
+            encoder_attention_mask=prompt_mask,
+            use_cache=False,
+        ).last_hidden_state
+        taken = hidden[mask]
+        if self.t5.config.scale_decoder_outputs:
+            taken = taken * self.t5.config.d_model**-0.5
+        logprobs, entropy = linear_logprobs(taken, self.t5.lm_head.weight, responses[mask], temperature)
+        with torch.autocast(hidden.device.type, enabled=False):
+            values = self.value_head(hidden[mask].detach().float()).squeeze(-1)
+        blank = torch.zeros(mask.shape, device=mask.device)
+        return Scored(*(blank.masked_scatter(mask, column) for column in (logprobs, values, entropy)))
+
+    def weight(self, linear: nn.Module) -> Tensor:
+        """Weight of a linear layer as it acts now: base plus the active adapter, if any. (out, in)"""
+        if not hasattr(linear, "base_layer"):
+            return linear.weight
+        weight = linear.base_layer.weight
+        if linear.disable_adapters:
+            return weight
+        for adapter in linear.active_adapters:
+            weight = weight + linear.get_delta_weight(adapter)
+        return weight
+
+    def store_frozen_weights(self, dtype: torch.dtype) -> None:
+        """Keeps the frozen matrices in `dtype`, which is what autocast would round them to at each use."""
+        for name, module in self.t5.named_modules():
+            if isinstance(module, nn.Linear) and not module.weight.requires_grad and "lora_" not in name:
+                module.to(dtype)
+
+    def save_adapter(self, folder: str | Path) -> None:
+        """Writes the policy's adapter so that plain `PeftModel.from_pretrained(base, folder)` loads it."""
+        config = self.model.peft_config[POLICY]
+        training_mode, config.inference_mode = config.inference_mode, True
+        self.model.save_pretrained(str(folder), selected_adapters=[POLICY])
+        config.inference_mode = training_mode
+
+
+def load_base(base_model: str, dropout: float = 0.0) -> T5ForConditionalGeneration:
+    """The untouched base in fp32, from a folder or the hub.
+
+    Raises:
+        ValueError: if it cannot be had, or is not a T5.
+    """
+    try:
+        config = AutoConfig.from_pretrained(base_model)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"The base model {base_model!r} is neither a local model folder nor reachable on the hub: give a folder, "
+            "check the network, or use base_model=embedded, which needs no hub."
+        ) from error
+    if config.model_type not in ("t5", "mt5"):
+        raise ValueError(f"The base model {base_model!r} is a {config.model_type}; detox_rl needs a T5 such as google/flan-t5-base.")
+    config.dropout_rate = dropout
+    if config.dense_act_fn == "gelu_new":
+        config.dense_act_fn = "gelu_pytorch_tanh"  # the same function, in one fused pass
+    return AutoModelForSeq2SeqLM.from_pretrained(base_model, config=config, dtype=torch.float32)
+
+
+def fingerprint(base: T5ForConditionalGeneration) -> str:
+    """Tells base models apart: shapes of all weights, and values of the first embeddings."""
+    shapes = sorted((name, tuple(parameter.shape)) for name, parameter in base.named_parameters())
+    return sha256(repr(shapes).encode() + base.shared.weight[:64].detach().numpy().tobytes()).hexdigest()
+
+
+def _fresh_lora(rank: int | None, alpha: int | None, targets: list[str] | None, encoder: bool | None) -> LoraConfig:
+    names = "|".join(targets or ["q", "v"])
+    return LoraConfig(
+        r=rank or 16,
+        lora_alpha=alpha or 2 * (rank or 16),
+        target_modules=rf".*\.({names})" if encoder else rf"decoder\..*\.({names})",
+        task_type="SEQ_2_SEQ_LM",
+    )
+
+
+def _load_warm_start(base: nn.Module, warm_start: str) -> PeftModel:
+    try:
+        model = PeftModel.from_pretrained(base, warm_start, adapter_name=POLICY, is_trainable=True)
+        model.load_adapter(warm_start, REFERENCE, is_trainable=False)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ValueError(
+            f"The warm start {warm_start!r} is not a PEFT adapter of this base model: {str(error).splitlines()[0]}"
+        ) from error
+    model.set_adapter(POLICY)
+    return model
+
+
+def _check_options(config: LoraConfig, warm_start: str, rank: int | None, alpha: int | None) -> None:
+    for name, wanted, found in (("lora_rank", rank, config.r), ("lora_alpha", alpha, config.lora_alpha)):
+        if wanted is not None and wanted != found:
+            raise ValueError(
+                f"The warm start {warm_start!r} has {name}={found}, not {wanted}: leave {name} unset, or train a warm start with it."
+            )

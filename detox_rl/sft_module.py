@@ -1,0 +1,102 @@
+"""Supervised fine-tuning: the summary adapter that PPO starts from."""
+
+import lightning as L
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, get_scheduler
+
+from detox_rl.checkpoints import check_fits, keep_trained
+from detox_rl.batching import Batch
+from detox_rl.embedded import EMBEDDED, resolve
+from detox_rl.functional.masking import masked_mean
+from detox_rl.metrics import Rouge
+from detox_rl.policy import Policy
+from detox_rl.sampling import generate
+
+
+class SFTModule(L.LightningModule):
+    """Trains a LoRA adapter to write the reference summaries, by cross-entropy. One step is one batch.
+
+    Args:
+        base_model: folder or hub id of a FLAN-T5, or `embedded`.
+        warm_start: adapter to go on from; unset: a fresh one.
+        lora_rank: rank of a fresh adapter (16 if unset).
+        lora_alpha: scale of a fresh adapter (2 * rank if unset).
+        lora_targets: linear layers it sits on (q and v if unset).
+        lora_encoder: put it on the encoder too.
+        dropout: of base and adapter, in training.
+        lr: learning rate of AdamW.
+        weight_decay: AdamW's.
+        lr_schedule: name of a transformers schedule (constant, linear, cosine).
+        lr_warmup_steps: steps of linear warm-up.
+        max_new_tokens: length limit of the validation summaries.
+        seed: of dropout; step n draws the same numbers however it was reached.
+    """
+
+    strict_loading = False
+
+    def __init__(
+        self,
+        base_model: str = EMBEDDED,
+        warm_start: str | None = None,
+        lora_rank: int | None = None,
+        lora_alpha: int | None = None,
+        lora_targets: list[str] | None = None,
+        lora_encoder: bool | None = None,
+        dropout: float = 0.1,
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        lr_schedule: str = "constant",
+        lr_warmup_steps: int = 0,
+        max_new_tokens: int = 48,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        name = resolve(base_model)
+        self.tokenizer = AutoTokenizer.from_pretrained(name)
+        self.policy = Policy(name, warm_start, lora_rank, lora_alpha, lora_targets, lora_encoder, dropout)
+        self.policy.value_head.requires_grad_(False)
+        self.rouge = Rouge()
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean negative log-likelihood per target token, in nats. ()"""
+        scored = self.policy(batch.prompt_ids, batch.prompt_mask, batch.targets, batch.targets_mask, temperature=1.0)
+        return -masked_mean(scored.logprobs, batch.targets_mask)
+
+    def on_train_start(self) -> None:
+        self.train()  # transformers hands out models in eval mode, without dropout
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        with torch.random.fork_rng():
+            torch.manual_seed(self.hparams.seed * 1_000_003 + self.global_step * 1_009 + self.global_rank)
+            loss = self.loss(batch)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.ids))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.log("val/loss", self.loss(batch), prog_bar=True, batch_size=len(batch.ids), sync_dist=True)
+        states = self.policy.encode(batch.prompt_ids, batch.prompt_mask)
+        responses = generate(self.policy, states, batch.prompt_mask, self.hparams.max_new_tokens)
+        summaries = self.tokenizer.batch_decode(responses, skip_special_tokens=True)
+        self.rouge.update(summaries, batch.references)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict({f"val/{name}": value for name, value in self.rouge.compute().items()})
+        self.rouge.reset()
+
+    def configure_optimizers(self) -> dict:
+        hparams = self.hparams
+        optimizer = torch.optim.AdamW(self.policy.trainable().values(), lr=hparams.lr, weight_decay=hparams.weight_decay)
+        if hparams.lr_schedule == "constant" and not hparams.lr_warmup_steps:
+            return {"optimizer": optimizer}
+        if self.trainer.max_steps < 1:
+            raise ValueError(f"model.lr_schedule={hparams.lr_schedule} needs the number of steps: set trainer.max_steps.")
+        scheduler = get_scheduler(hparams.lr_schedule, optimizer, hparams.lr_warmup_steps, self.trainer.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        keep_trained(self, checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        check_fits(self, checkpoint)
