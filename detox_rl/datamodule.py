@@ -9,6 +9,7 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from detox_rl import embedded
@@ -21,6 +22,7 @@ STAGES = {"fit": ("train", "validation"), "validate": ("validation",), "test": (
 # Splits whose dialogues a split must not hold.
 KEPT_APART = {"train": ("validation", "test"), "validation": ("test",), "test": ()}
 SLOT = "{dialogue}"
+PROMPT_TEMPLATE = "Summarize the following conversation.\n\n{dialogue}\n\nSummary:"
 
 
 class DialogueDataModule(L.LightningDataModule):
@@ -72,7 +74,7 @@ class DialogueDataModule(L.LightningDataModule):
         id_column: str | None = None,
         rude_column: str | None = None,
         tokenizer: str = "embedded",
-        prompt_template: str = "Summarize the following conversation.\n\n{dialogue}\n\nSummary:",
+        prompt_template: str = PROMPT_TEMPLATE,
         max_prompt_tokens: int = 512,
         max_target_tokens: int = 64,
         min_characters: int = 200,
@@ -93,6 +95,8 @@ class DialogueDataModule(L.LightningDataModule):
         self.rows: dict[str, list[Row]] = {}
         self._splits: dict[str, datasets.Dataset] = {}
         self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._training: TrainingLoader | EvaluationLoader | None = None
+        self._resume_at: dict[str, int] = {}
 
     def setup(self, stage: str) -> None:
         """Reads and tokenises the splits of a stage ("fit", "validate" or "test"), each once.
@@ -114,13 +118,29 @@ class DialogueDataModule(L.LightningDataModule):
     def train_dataloader(self) -> TrainingLoader | EvaluationLoader:
         overfit = self.trainer is not None and self.trainer.overfit_batches > 0  # wants the same batches in each epoch
         loader = EvaluationLoader if overfit else TrainingLoader
-        return loader(self.rows["train"], self.hparams.batch_size, *self._loading())
+        self._training = loader(self.rows["train"], self.hparams.batch_size, *self._loading())
+        if self._resume_at and not overfit:
+            self._training.load_state_dict(self._resume_at)
+        self._resume_at = {}
+        return self._training
 
     def val_dataloader(self) -> EvaluationLoader:
         return EvaluationLoader(self.rows["validation"], self.hparams.eval_batch_size, *self._loading())
 
     def test_dataloader(self) -> EvaluationLoader:
         return EvaluationLoader(self.rows["test"], self.hparams.eval_batch_size, *self._loading())
+
+    def state_dict(self) -> dict[str, int]:
+        """Where training stands in the data.
+
+        Lightning keeps a loader's own state too, but does not give it back from a checkpoint of an epoch's end, nor
+        when the loader was made early, as `trainer.estimated_stepping_batches` does.
+        """
+        return self._training.state_dict() if isinstance(self._training, TrainingLoader) else {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """The next training loader goes on there."""
+        self._resume_at = state_dict
 
     def _loading(self) -> tuple[int, int, int, int]:
         """Pad id, seed, rank and number of processes."""
@@ -174,44 +194,46 @@ class DialogueDataModule(L.LightningDataModule):
     def _tokenised(self, texts: list[Text]) -> tuple[list[Row], str]:
         """Rows with ids, and a sentence about those that had to be cut."""
         options = self.hparams
-        dialogues, references = [text.dialogue for text in texts], [text.reference for text in texts]
-        prompts, cut_prompts = self._prompts(dialogues)
-        targets = self._encode(references).input_ids
-        cut_targets = sum(len(ids) >= options.max_target_tokens for ids in targets)
-        targets = [ids[: options.max_target_tokens - 1] for ids in targets]
-        end = [self._tokenizer.eos_token_id]
-        rows = [
-            Row(*text, torch.tensor(prompt + end), torch.tensor(target + end))
-            for text, prompt, target in zip(texts, prompts, targets)
-        ]
+        tokenizer, last = self._tokenizer, options.max_target_tokens - 1
+        prompts, cut_prompts = encode_prompts(
+            tokenizer, [text.dialogue for text in texts], options.prompt_template, options.max_prompt_tokens
+        )
+        targets = tokenizer([text.reference for text in texts], add_special_tokens=False, verbose=False).input_ids
+        cut_targets = sum(len(ids) > last for ids in targets)
+        targets = [torch.tensor([*ids[:last], tokenizer.eos_token_id]) for ids in targets]
+        rows = [Row(*text, prompt, target) for text, prompt, target in zip(texts, prompts, targets)]
         return rows, (
             f"Cut to fit: {cut_prompts} prompts (max_prompt_tokens {options.max_prompt_tokens}), "
             f"{cut_targets} references (max_target_tokens {options.max_target_tokens})."
         )
 
-    def _prompts(self, dialogues: list[str]) -> tuple[list[list[int]], int]:
-        """Prompts without EOS, and how many were cut: the last tokens of the dialogue go, the template stays."""
-        head, _, tail = self.hparams.prompt_template.partition(SLOT)
-        room = self.hparams.max_prompt_tokens - 1  # one for the EOS
-        encoded = self._encode([head + dialogue + tail for dialogue in dialogues], return_offsets_mapping=True)
-        prompts, cut = [], 0
-        for ids, offsets, dialogue in zip(encoded.input_ids, encoded.offset_mapping, dialogues):
-            if len(ids) > room:
-                start, stop = len(head), len(head) + len(dialogue)
-                inside = [i for i, (a, b) in enumerate(offsets) if start <= a and b <= stop]
-                if len(ids) - room >= len(inside):
-                    raise ValueError(
-                        f"data.max_prompt_tokens={room + 1} leaves no room for a dialogue beside the template's "
-                        f"{len(ids) - len(inside) + 1} tokens: raise it or shorten data.prompt_template."
-                    )
-                ids = ids[: inside[-1] + 1 - (len(ids) - room)] + ids[inside[-1] + 1 :]
-                cut += 1
-            prompts.append(ids)
-        return prompts, cut
 
-    def _encode(self, texts: list[str], **options: Any) -> Any:
-        """Texts into ids, without EOS."""
-        return self._tokenizer(texts, add_special_tokens=False, verbose=False, **options)
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase, dialogues: list[str], template: str = PROMPT_TEMPLATE, max_tokens: int = 512
+) -> tuple[list[Tensor], int]:
+    """Prompts with EOS, and how many were cut: the last tokens of the dialogue go, the template stays.
+
+    Raises:
+        ValueError: if the template alone fills `max_tokens`.
+    """
+    head, _, tail = template.partition(SLOT)
+    room = max_tokens - 1  # one for the EOS
+    texts = [head + dialogue + tail for dialogue in dialogues]
+    encoded = tokenizer(texts, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
+    prompts, cut = [], 0
+    for ids, offsets, dialogue in zip(encoded.input_ids, encoded.offset_mapping, dialogues):
+        if len(ids) > room:
+            start, stop = len(head), len(head) + len(dialogue)
+            inside = [i for i, (a, b) in enumerate(offsets) if start <= a and b <= stop]
+            if len(ids) - room >= len(inside):
+                raise ValueError(
+                    f"data.max_prompt_tokens={max_tokens} leaves no room for a dialogue beside the template's "
+                    f"{len(ids) - len(inside) + 1} tokens: raise it or shorten data.prompt_template."
+                )
+            ids = ids[: inside[-1] + 1 - (len(ids) - room)] + ids[inside[-1] + 1 :]
+            cut += 1
+        prompts.append(torch.tensor([*ids, tokenizer.eos_token_id]))
+    return prompts, cut
 
 
 class _Selection:

@@ -10,7 +10,6 @@ from lightning.pytorch.cli import ArgsType
 
 from detox_rl.cli import one_sentence_errors
 from detox_rl.datamodule import DialogueDataModule
-from detox_rl.embedded import resolve
 from detox_rl.ppo_module import first_classifier
 from detox_rl.report import before_after, before_after_text, draw, write_table
 from detox_rl.rewards import ProfanityCheck, Samples, default_rewards, total_score
@@ -46,7 +45,7 @@ def evaluate(
     model = config["model"]
     rewards = read_rewards(model.get("rewards"))
     judges = [first_classifier(rewards), ProfanityCheck()] if judges is None else judges
-    options = {**config["data"], **(data or {}), "tokenizer": resolve(model["base_model"]), f"{split}_limit": limit}
+    options = {**config["data"], **(data or {}), "tokenizer": model["base_model"], f"{split}_limit": limit}
     datamodule = DialogueDataModule(**options)
     datamodule.setup("validate" if split == "validation" else "test")
     loader = datamodule.val_dataloader() if split == "validation" else datamodule.test_dataloader()

@@ -83,7 +83,7 @@ class _Means(Metric):
 
     def _add(self, rows: Tensor) -> None:
         rows = rows.to(self.totals)
-        self.totals += torch.cat([rows, torch.ones_like(rows[:, :1])], dim=-1).sum(0)
+        self.totals = self.totals + torch.cat([rows, torch.ones_like(rows[:, :1])], dim=-1).sum(0)  # not in place: a state may come from inference mode
 
     def compute(self) -> dict[str, Tensor]:
         """Name -> mean, NaN before the first row."""
@@ -169,7 +169,7 @@ class Distinct(Metric):
         grams = [hashed_ngrams(summaries, n).to(self.device) for n in (1, 2)]
         self.seen1.append(grams[0].unique())
         self.seen2.append(grams[1].unique())
-        self.totals += torch.tensor([len(column) for column in grams], device=self.device)
+        self.totals = self.totals + torch.tensor([len(column) for column in grams], device=self.device)
 
     def compute(self) -> dict[str, Tensor]:
         """Name -> share, NaN where there is no n-gram."""

@@ -1,16 +1,21 @@
 """FLAN-T5 + LoRA + value head, and the frozen reference inside the same model. Only this file knows PEFT."""
 
 import contextlib
+import copy
+import shutil
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, T5ForConditionalGeneration
 
+from detox_rl import embedded
 from detox_rl.functional.logprobs import linear_logprobs
 from detox_rl.functional.masking import shift_right
 
@@ -33,13 +38,14 @@ class Policy(nn.Module):
     by construction.
 
     Args:
-        base_model: folder or hub id of a T5.
-        warm_start: folder or hub id of a PEFT adapter of that base, or None.
+        base_model: folder or hub id of a T5, or `embedded`.
+        warm_start: folder or hub id of a PEFT adapter of that base, or `embedded`, or None.
         lora_rank: rank of a fresh adapter; a warm start brings its own.
         lora_alpha: scale of a fresh adapter (alpha / rank multiplies its output).
         lora_targets: names of the linear layers a fresh adapter sits on.
         lora_encoder: put the fresh adapter on the encoder too; by default on the decoder alone.
-        dropout: dropout of base and adapter; must be 0 in PPO, where the ratio must start at 1.
+        lora_dropout: on the adapter's input while training; must be 0 in PPO, where the ratio must start at 1. The
+            base never drops out.
 
     Raises:
         ValueError: if the base is not a T5, or the warm start does not fit the base or the LoRA options.
@@ -53,19 +59,19 @@ class Policy(nn.Module):
         lora_alpha: int | None = None,
         lora_targets: list[str] | None = None,
         lora_encoder: bool | None = None,
-        dropout: float = 0.0,
+        lora_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        base = load_base(base_model, dropout)
-        self.fingerprint = fingerprint(base)
+        base = load_base(base_model)
+        self.base_model, self.fingerprint = base_model, fingerprint(base)
         if warm_start is None:
-            self.model = get_peft_model(base, _fresh_lora(lora_rank, lora_alpha, lora_targets, lora_encoder), POLICY)
+            self.model = get_peft_model(base, _fresh_lora(lora_rank, lora_alpha, lora_targets, lora_encoder, lora_dropout), POLICY)
         else:
             self.model = _load_warm_start(base, warm_start)
             _check_options(self.model.peft_config[POLICY], warm_start, lora_rank, lora_alpha)
-        for module in self.model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = dropout
+        for name, module in self.model.named_modules():
+            if isinstance(module, nn.Dropout):  # a warm start may bring its own
+                module.p = lora_dropout if "lora_dropout" in name else 0.0
         self.value_head = nn.Linear(base.config.d_model, 1)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
@@ -158,21 +164,32 @@ class Policy(nn.Module):
                 module.to(dtype)
 
     def save_adapter(self, folder: str | Path) -> None:
-        """Writes the policy's adapter so that plain `PeftModel.from_pretrained(base, folder)` loads it."""
-        config = self.model.peft_config[POLICY]
-        training_mode, config.inference_mode = config.inference_mode, True
-        self.model.save_pretrained(str(folder), selected_adapters=[POLICY])
-        config.inference_mode = training_mode
+        """Writes the policy's adapter so that plain `PeftModel.from_pretrained(base, folder)` loads it.
+
+        It is written beside `folder` and renamed, so that no half adapter ever bears that name.
+        """
+        folder = Path(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        config = copy.copy(self.model.peft_config[POLICY])
+        config.inference_mode, config.base_model_name_or_path = True, self.base_model
+        with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as partial:
+            written = Path(partial) / "adapter"
+            written.mkdir()
+            save_file(get_peft_model_state_dict(self.model, adapter_name=POLICY), written / "adapter_model.safetensors")
+            config.save_pretrained(str(written))
+            shutil.rmtree(folder, ignore_errors=True)
+            written.rename(folder)
 
 
-def load_base(base_model: str, dropout: float = 0.0) -> T5ForConditionalGeneration:
+def load_base(base_model: str) -> T5ForConditionalGeneration:
     """The untouched base in fp32, from a folder or the hub.
 
     Raises:
         ValueError: if it cannot be had, or is not a T5.
     """
+    path = embedded.resolve(base_model)
     try:
-        config = AutoConfig.from_pretrained(base_model)
+        config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"The base model {base_model!r} is neither a local model folder nor reachable on the hub: give a folder, "
@@ -180,10 +197,10 @@ def load_base(base_model: str, dropout: float = 0.0) -> T5ForConditionalGenerati
         ) from error
     if config.model_type not in ("t5", "mt5"):
         raise ValueError(f"The base model {base_model!r} is a {config.model_type}; detox_rl needs a T5 such as google/flan-t5-base.")
-    config.dropout_rate = dropout
+    config.dropout_rate = 0.0  # T5Attention keeps it as a number, out of reach of the modules
     if config.dense_act_fn == "gelu_new":
         config.dense_act_fn = "gelu_pytorch_tanh"  # the same function, in one fused pass
-    return AutoModelForSeq2SeqLM.from_pretrained(base_model, config=config, dtype=torch.float32)
+    return AutoModelForSeq2SeqLM.from_pretrained(path, config=config, dtype=torch.float32)
 
 
 def fingerprint(base: T5ForConditionalGeneration) -> str:
@@ -192,20 +209,24 @@ def fingerprint(base: T5ForConditionalGeneration) -> str:
     return sha256(repr(shapes).encode() + base.shared.weight[:64].detach().numpy().tobytes()).hexdigest()
 
 
-def _fresh_lora(rank: int | None, alpha: int | None, targets: list[str] | None, encoder: bool | None) -> LoraConfig:
+def _fresh_lora(
+    rank: int | None, alpha: int | None, targets: list[str] | None, encoder: bool | None, dropout: float
+) -> LoraConfig:
     names = "|".join(targets or ["q", "v"])
     return LoraConfig(
         r=rank or 16,
         lora_alpha=alpha or 2 * (rank or 16),
+        lora_dropout=dropout,
         target_modules=rf".*\.({names})" if encoder else rf"decoder\..*\.({names})",
         task_type="SEQ_2_SEQ_LM",
     )
 
 
 def _load_warm_start(base: nn.Module, warm_start: str) -> PeftModel:
+    path = str(embedded.summary_adapter()) if warm_start == embedded.EMBEDDED else warm_start
     try:
-        model = PeftModel.from_pretrained(base, warm_start, adapter_name=POLICY, is_trainable=True)
-        model.load_adapter(warm_start, REFERENCE, is_trainable=False)
+        model = PeftModel.from_pretrained(base, path, adapter_name=POLICY, is_trainable=True)
+        model.load_adapter(path, REFERENCE, is_trainable=False)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ValueError(
             f"The warm start {warm_start!r} is not a PEFT adapter of this base model: {str(error).splitlines()[0]}"

@@ -9,20 +9,22 @@ from zlib import crc32
 import lightning as L
 import numpy as np
 import torch
+import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
-from transformers import AutoTokenizer, get_scheduler
+from transformers import get_scheduler
 
 from detox_rl.checkpoints import check_fits, keep_trained
 from detox_rl.batching import Batch
-from detox_rl.embedded import EMBEDDED, resolve, summary_adapter
+from detox_rl.datamodule import load_tokenizer
+from detox_rl.embedded import EMBEDDED
 from detox_rl.functional.advantages import gae, token_rewards
 from detox_rl.functional.kl import adapt_kl_coef, k1, k3
 from detox_rl.functional.losses import clipped_policy_loss, clipped_value_loss
 from detox_rl.functional.masking import masked_sum, response_mask
 from detox_rl.functional.statistics import explained_variance, mean_std, moments, whiten
 from detox_rl.metrics import SummaryMetrics
-from detox_rl.policy import Policy
+from detox_rl.policy import Policy, Scored
 from detox_rl.rewards import Samples, default_rewards, total_score
 from detox_rl.rollout import Rollout, minibatches
 from detox_rl.sampling import generate
@@ -112,10 +114,8 @@ class PPOModule(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["rewards"])
-        name = resolve(base_model)
-        warm_start = str(summary_adapter()) if warm_start == EMBEDDED else warm_start
-        self.tokenizer = AutoTokenizer.from_pretrained(name)
-        self.policy = Policy(name, warm_start, lora_rank, lora_alpha, lora_targets, lora_encoder)
+        self.tokenizer = load_tokenizer(base_model)
+        self.policy = Policy(base_model, warm_start, lora_rank, lora_alpha, lora_targets, lora_encoder)
         self.rewards = default_rewards() if rewards is None else rewards
         self.register_buffer("kl_coef", torch.tensor(kl_coef, dtype=torch.float64))
         self.register_buffer("score_moments", torch.zeros(3, dtype=torch.float64))
@@ -130,30 +130,30 @@ class PPOModule(L.LightningModule):
         """The path of the data, from prompts to updated weights; no loss is returned (manual optimisation)."""
         self.seconds = defaultdict(float)
         with self.timed("sample"):
-            encoder_states = self.policy.encode(batch.prompt_ids, batch.prompt_mask) if self.policy.encoder_is_frozen else None
-            responses, mask = self.sample(batch, encoder_states)
+            rollout = self.sample(batch)
         with self.timed("reward"):
-            scores, terms = total_score(self.rewards, self.samples(batch, responses, mask))
-            standardised = self.standardise(scores.to(self.device))
-        with self.timed("score"):
-            rollout, kl = self.evaluate(batch, encoder_states, responses, mask, standardised)
+            scores, terms = total_score(self.rewards, self.samples(batch, rollout.responses, rollout.mask))
+        with self.timed("evaluate"):
+            rollout, kl = self.evaluate(rollout, self.standardise(scores.to(self.device)))
         with self.timed("update"):
             update = self.update(rollout)
         self.adapt_kl_coef(kl)
         self.count_iteration()
         self.log_iteration(rollout, kl, scores, terms, update)
 
-    def sample(self, batch: Batch, encoder_states: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Samples one summary a dialogue. Returns ids and mask, both (batch, time)."""
-        generator = self.generator("sample")
-        with torch.no_grad():
-            states = self.policy.encode(batch.prompt_ids, batch.prompt_mask) if encoder_states is None else encoder_states
-        hparams = self.hparams
+    @torch.no_grad()
+    def sample(self, batch: Batch) -> Rollout:
+        """Samples one summary a dialogue; what is not known yet is zero."""
+        hparams, ranks = self.hparams, self.trainer.world_size
+        encoder_states = self.policy.encode(batch.prompt_ids, batch.prompt_mask)
         # Drawn for the rows of all ranks: each rank takes those that it would have in a single process.
-        uniforms = torch.rand(self.trainer.world_size * len(states), hparams.max_new_tokens, generator=generator)
-        uniforms = uniforms[self.global_rank :: self.trainer.world_size].to(self.device)
-        responses = generate(self.policy, states, batch.prompt_mask, hparams.max_new_tokens, hparams.temperature, uniforms)
-        return responses, response_mask(responses, self.policy.t5.config.eos_token_id)
+        uniforms = torch.rand(ranks * len(batch.ids), hparams.max_new_tokens, generator=self.generator("sample"))
+        uniforms = uniforms[self.global_rank :: ranks].to(self.device)
+        responses = generate(
+            self.policy, encoder_states, batch.prompt_mask, hparams.max_new_tokens, hparams.temperature, uniforms
+        )
+        mask = response_mask(responses, self.policy.t5.config.eos_token_id)
+        return Rollout(batch.prompt_ids, batch.prompt_mask, encoder_states, responses, mask, *[torch.zeros_like(mask, dtype=torch.float32)] * 4)
 
     def samples(self, batch: Batch, responses: Tensor, mask: Tensor) -> Samples:
         """Decodes once; rewards see text only."""
@@ -168,30 +168,44 @@ class PPOModule(L.LightningModule):
         return ((scores - mean) / std).float()
 
     @torch.no_grad()
-    def evaluate(
-        self, batch: Batch, encoder_states: Tensor | None, responses: Tensor, mask: Tensor, scores: Tensor
-    ) -> tuple[Rollout, Tensor]:
-        """Teacher-forced log-probs, then rewards, advantages and returns. Returns the rollout and the KL per token."""
-        inputs = (batch.prompt_ids, batch.prompt_mask, responses, mask, self.hparams.temperature, encoder_states)
-        old = self.policy(*inputs)
-        with self.policy.reference():
-            ref_logprobs = self.policy(*inputs).logprobs
-        kl = k1(old.logprobs, ref_logprobs)
+    def evaluate(self, rollout: Rollout, scores: Tensor) -> tuple[Rollout, Tensor]:
+        """Teacher-forced log-probs and values, then advantages and returns. Returns also the KL per token (batch, time).
+
+        The passes run over the very pieces that the first epoch will update on: equal shapes give
+        equal rounding, so that the first ratio is exactly 1.
+        """
+        hparams, mask, time = self.hparams, rollout.mask, rollout.mask.shape[1]
+        columns = []
+        for piece in self.pieces(rollout):
+            old = self.score(piece)
+            with self.policy.reference():
+                ref = self.score(piece)
+            columns.append([F.pad(column, (0, time - column.shape[1])) for column in (old.logprobs, ref.logprobs, old.values)])
+        logprobs, ref_logprobs, values = (torch.cat(column) for column in zip(*columns))
+        kl = k1(logprobs, ref_logprobs)
         rewards = token_rewards(scores, kl, mask, self.kl_coef.float())
-        advantages, returns = gae(rewards, old.values, mask, self.hparams.gamma, self.hparams.lam)
+        advantages, returns = gae(rewards, values, mask, hparams.gamma, hparams.lam)
         advantages = whiten(advantages, mask, self.total(moments(advantages, mask)))
-        rollout = Rollout(
-            batch.prompt_ids, batch.prompt_mask, encoder_states, responses, mask,
-            old.logprobs, ref_logprobs, old.values, advantages, returns,
-        )  # fmt: skip
-        return rollout, kl
+        return rollout._replace(logprobs=logprobs, values=values, advantages=advantages, returns=returns), kl
+
+    def score(self, rollout: Rollout) -> Scored:
+        """Log-probs, values and entropies of the sampled summaries under the active model. (batch, time)"""
+        encoder_states = rollout.encoder_states if self.policy.encoder_is_frozen else None
+        return self.policy(
+            rollout.prompt_ids, rollout.prompt_mask, rollout.responses, rollout.mask, self.hparams.temperature, encoder_states
+        )
+
+    def pieces(self, rollout: Rollout) -> Iterator[Rollout]:
+        """What one forward pass sees: micro-batches of minibatches, in the rollout's own order."""
+        for minibatch in minibatches(rollout, self.hparams.minibatch_size):
+            yield from minibatches(minibatch, self.hparams.micro_batch_size or len(minibatch))
 
     def update(self, rollout: Rollout) -> dict[str, Tensor]:
-        """`ppo_epochs` passes of clipped losses over shuffled minibatches. Returns means for the log."""
+        """`ppo_epochs` passes of clipped losses over minibatches, shuffled after the first. Returns means for the log."""
         generator = self.generator("minibatches")
         history = defaultdict(list)
-        for _ in range(self.hparams.ppo_epochs):
-            for minibatch in minibatches(rollout, self.hparams.minibatch_size, generator):
+        for epoch in range(self.hparams.ppo_epochs):
+            for minibatch in minibatches(rollout, self.hparams.minibatch_size, generator if epoch else None):
                 statistics = self.update_on(minibatch)
                 for name, value in statistics.items():
                     history[name].append(value)
@@ -205,9 +219,8 @@ class PPOModule(L.LightningModule):
         tokens = self.total(minibatch.mask.sum().float())
         totals = 0.0
         optimizer.zero_grad(set_to_none=True)
-        micro_batch_size = self.hparams.micro_batch_size or len(minibatch)
-        for rows in torch.arange(len(minibatch), device=self.device).split(micro_batch_size):
-            loss, sums = self.losses(minibatch.rows(rows))
+        for piece in minibatches(minibatch, self.hparams.micro_batch_size or len(minibatch)):
+            loss, sums = self.losses(piece)
             # DDP averages gradients over ranks; times world_size makes that average the sum.
             self.manual_backward(loss * self.trainer.world_size / tokens)
             totals = totals + sums
@@ -223,9 +236,7 @@ class PPOModule(L.LightningModule):
     def losses(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """Summed loss over real tokens, and the sums behind `STATISTICS` (policy losses, value losses, ...)."""
         hparams, mask = self.hparams, rollout.mask
-        new = self.policy(
-            rollout.prompt_ids, rollout.prompt_mask, rollout.responses, mask, hparams.temperature, rollout.encoder_states
-        )
+        new = self.score(rollout)
         policy_loss = clipped_policy_loss(new.logprobs, rollout.logprobs, rollout.advantages, hparams.clip_range)
         value_loss = clipped_value_loss(new.values, rollout.values, rollout.returns, hparams.value_clip_range)
         loss = policy_loss + hparams.value_coef * value_loss - hparams.entropy_coef * new.entropy

@@ -13,11 +13,10 @@ class Rollout(NamedTuple):
     Attributes:
         prompt_ids: right-padded prompts. (batch, prompt)
         prompt_mask: True = real token. (batch, prompt)
-        encoder_states: output of a frozen encoder, or None when the encoder is trained. (batch, prompt, d_model)
+        encoder_states: output of the encoder that sampled; stale once a trained encoder moves. (batch, prompt, d_model)
         responses: sampled ids, without the decoder start token. (batch, time)
         mask: True = real token, EOS included. (batch, time)
         logprobs: of the responses under the policy that sampled them, in nats. (batch, time)
-        ref_logprobs: of the responses under the reference, in nats. (batch, time)
         values: value of the state in which each token was taken. (batch, time)
         advantages: whitened over the real tokens of all ranks. (batch, time)
         returns: targets of the value head. (batch, time)
@@ -25,11 +24,10 @@ class Rollout(NamedTuple):
 
     prompt_ids: Tensor
     prompt_mask: Tensor
-    encoder_states: Tensor | None
+    encoder_states: Tensor
     responses: Tensor
     mask: Tensor
     logprobs: Tensor
-    ref_logprobs: Tensor
     values: Tensor
     advantages: Tensor
     returns: Tensor
@@ -42,12 +40,12 @@ class Rollout(NamedTuple):
         prompt = int(self.prompt_mask[index].sum(-1).max())
         time = int(self.mask[index].sum(-1).max())
         widths = {"prompt_ids": prompt, "prompt_mask": prompt, "encoder_states": prompt}
-        return Rollout(*(None if field is None else field[index, : widths.get(name, time)]
-                         for name, field in zip(self._fields, self)))
+        return Rollout(*(field[index, : widths.get(name, time)] for name, field in zip(self._fields, self)))
 
 
-def minibatches(rollout: Rollout, size: int, generator: torch.Generator) -> Iterator[Rollout]:
-    """One epoch: every row once, in an order drawn from `generator`, `size` rows at a time."""
-    order = torch.randperm(len(rollout), generator=generator).to(rollout.responses.device)
-    for index in order.split(size):
+def minibatches(rollout: Rollout, size: int, generator: torch.Generator | None = None) -> Iterator[Rollout]:
+    """Every row once, `size` rows at a time, in an order drawn from `generator`; without one, as they stand."""
+    rows = len(rollout)
+    order = torch.arange(rows) if generator is None else torch.randperm(rows, generator=generator)
+    for index in order.to(rollout.responses.device).split(size):
         yield rollout.rows(index)

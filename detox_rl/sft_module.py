@@ -3,11 +3,12 @@
 import lightning as L
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, get_scheduler
+from transformers import get_scheduler
 
 from detox_rl.checkpoints import check_fits, keep_trained
 from detox_rl.batching import Batch
-from detox_rl.embedded import EMBEDDED, resolve
+from detox_rl.datamodule import load_tokenizer
+from detox_rl.embedded import EMBEDDED
 from detox_rl.functional.masking import masked_mean
 from detox_rl.metrics import Rouge
 from detox_rl.policy import Policy
@@ -24,7 +25,7 @@ class SFTModule(L.LightningModule):
         lora_alpha: scale of a fresh adapter (2 * rank if unset).
         lora_targets: linear layers it sits on (q and v if unset).
         lora_encoder: put it on the encoder too.
-        dropout: of base and adapter, in training.
+        lora_dropout: on the input of the adapter, in training.
         lr: learning rate of AdamW.
         weight_decay: AdamW's.
         lr_schedule: name of a transformers schedule (constant, linear, cosine).
@@ -43,7 +44,7 @@ class SFTModule(L.LightningModule):
         lora_alpha: int | None = None,
         lora_targets: list[str] | None = None,
         lora_encoder: bool | None = None,
-        dropout: float = 0.1,
+        lora_dropout: float = 0.05,
         lr: float = 1e-3,
         weight_decay: float = 0.0,
         lr_schedule: str = "constant",
@@ -53,9 +54,8 @@ class SFTModule(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        name = resolve(base_model)
-        self.tokenizer = AutoTokenizer.from_pretrained(name)
-        self.policy = Policy(name, warm_start, lora_rank, lora_alpha, lora_targets, lora_encoder, dropout)
+        self.tokenizer = load_tokenizer(base_model)
+        self.policy = Policy(base_model, warm_start, lora_rank, lora_alpha, lora_targets, lora_encoder, lora_dropout)
         self.policy.value_head.requires_grad_(False)
         self.rouge = Rouge()
 
@@ -64,8 +64,8 @@ class SFTModule(L.LightningModule):
         scored = self.policy(batch.prompt_ids, batch.prompt_mask, batch.targets, batch.targets_mask, temperature=1.0)
         return -masked_mean(scored.logprobs, batch.targets_mask)
 
-    def on_train_start(self) -> None:
-        self.train()  # transformers hands out models in eval mode, without dropout
+    def on_fit_start(self) -> None:
+        self.train()  # transformers hands out models in eval mode, where nothing drops out
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         with torch.random.fork_rng():

@@ -9,12 +9,11 @@ from jsonargparse import auto_cli
 from lightning.pytorch.cli import ArgsType
 from torch import Tensor
 from tqdm import tqdm
-from transformers import AutoTokenizer
 
 from detox_rl.cli import one_sentence_errors
 from detox_rl.batching import Batch
-from detox_rl.datamodule import PROMPT_TEMPLATE, encode_prompts
-from detox_rl.embedded import EMBEDDED, resolve, summary_adapter
+from detox_rl.datamodule import encode_prompts, load_tokenizer
+from detox_rl.embedded import EMBEDDED
 from detox_rl.functional.masking import response_mask
 from detox_rl.policy import Policy
 from detox_rl.sampling import generate
@@ -30,10 +29,9 @@ class Summarizer:
     """
 
     def __init__(self, base_model: str = EMBEDDED, adapter: str | None = EMBEDDED, max_new_tokens: int = 48) -> None:
-        name = resolve(base_model)
-        self.tokenizer = AutoTokenizer.from_pretrained(name)
+        self.tokenizer = load_tokenizer(base_model)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.policy = Policy(name, str(summary_adapter()) if adapter == EMBEDDED else adapter).requires_grad_(False).to(device)
+        self.policy = Policy(base_model, adapter).requires_grad_(False).to(device)
         self.device, self.max_new_tokens = torch.device(device), max_new_tokens
 
     @torch.inference_mode()
@@ -68,8 +66,8 @@ def summarize(files: list[str], adapter: str = EMBEDDED, base_model: str = EMBED
         raise ValueError(f"{empty[0]} is empty: give a file that holds a dialogue.")
     summarizer = Summarizer(base_model, adapter, max_new_tokens)
     for dialogue in dialogues:
-        prompt = encode_prompts(summarizer.tokenizer, [dialogue], PROMPT_TEMPLATE)
-        print(summarizer(*prompt)[0][0])
+        (prompt,), _ = encode_prompts(summarizer.tokenizer, [dialogue])
+        print(summarizer(prompt[None], torch.ones_like(prompt[None], dtype=torch.bool))[0][0])
 
 
 def main(args: ArgsType = None) -> None:

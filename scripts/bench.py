@@ -99,9 +99,10 @@ class Channel:
     def __init__(self) -> None:
         self.out = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)  # whatever a library prints goes to the log
+        self.imported_mb = memory()
 
     def requests(self) -> Iterator[dict]:
-        self.reply()
+        self.reply(imported_mb=self.imported_mb)  # everything is loaded
         for line in sys.stdin:
             yield json.loads(line)
 
@@ -130,7 +131,8 @@ class Worker:
         command = [python, str(ROOT / "scripts" / script), json.dumps(config | {"threads": threads})]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
                                         text=True, env=environment)  # fmt: skip
-        self.loaded_mb = self.read()["memory_mb"]
+        ready = self.read()
+        self.baseline_mb = {"imported": ready["imported_mb"], "loaded": ready["memory_mb"]}
 
     def read(self) -> dict:
         line = self.process.stdout.readline()
@@ -146,8 +148,10 @@ class Worker:
         return self.read()
 
     def close(self) -> None:
+        self.process.kill()  # it has answered everything and holds nothing worth saving
+        self.process.wait()
         self.process.stdin.close()
-        self.process.wait(timeout=60)
+        self.process.stdout.close()
         self.log.close()
 
 
@@ -186,9 +190,9 @@ def compare(args: argparse.Namespace, folder: str) -> dict:
                 for turn in range(args.repetitions + 1)]  # fmt: skip
     answers = take_turns(sides, requests)
     for name, side in sides.items():
-        answers[name]["memory_mb"]["loaded"] = side.loaded_mb
+        answers[name]["memory_mb"] |= side.baseline_mb
         side.close()
-    result = {"arguments": {name: str(value) for name, value in vars(args).items()}, "load_average": os.getloadavg()}
+    result = {"arguments": vars(args), "load_average": os.getloadavg()}
     result |= answers
     if peer:
         result["ratio_vs_trl"] = answers["peer"]["seconds"]["median"] / answers["ours"]["seconds"]["median"]
@@ -248,7 +252,7 @@ def compare_sampling(args: argparse.Namespace, folder: str) -> dict:
             seconds.setdefault(side, []).extend([answer["seconds"]] if turn else [])
         identical.append(tokens["ours float32"] == tokens["generate float32"])
     worker.close()
-    result = {"arguments": {name: str(value) for name, value in vars(args).items()}, "identical_float32": identical}
+    result = {"arguments": vars(args), "identical_float32": identical}
     result |= {"seconds": {side: spread(values) for side, values in seconds.items()}}
     median = {side: values["median"] for side, values in result["seconds"].items()}
     result |= {f"ratio_{dtype}": median[f"generate {dtype}"] / median[f"ours {dtype}"] for dtype in ("float32", "bfloat16")}
@@ -271,7 +275,7 @@ def scale(args: argparse.Namespace, folder: str) -> dict:
         needed = sum(count([{"prompts": [[0] * args.prompt] * args.batch, "lengths": [args.summary] * args.batch}], row).values())
         rows.append({"shape": shape, "how": "computed: operations at the pace of base", "seconds": {"median": pace * needed},
                      "operations": needed, "parameters": parameters(SHAPES[shape])})  # fmt: skip
-    return {"arguments": {name: str(value) for name, value in vars(args).items()}, "scale": rows}
+    return {"arguments": vars(args), "scale": rows}
 
 
 def plot(picture: str, files: list[str]) -> None:
@@ -329,7 +333,7 @@ def main(argv: list[str] | None = None) -> None:
     measure = compare_sampling if args.only else scale if args.scale else compare
     with tempfile.TemporaryDirectory() as folder:
         result = measure(args, folder)
-    text = json.dumps(result, indent=2)
+    text = json.dumps(result, indent=2, default=str)
     print(text)
     if args.json:
         args.json.write_text(text + "\n")

@@ -12,6 +12,7 @@ import contextlib
 import gzip
 import hashlib
 import html
+import itertools
 import json
 import random
 import re
@@ -26,96 +27,77 @@ from tokenizers import BertWordPieceTokenizer
 from torch.nn import functional
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
-SENTENCES = Path(__file__).with_name("toxicity_sentences.json")
 ASSETS = Path(__file__).parents[1] / "detox_rl" / "assets"
-SEED = 0
-VOCABULARY = 8000
-MAX_TOKENS, TRAIN_TOKENS = 128, 64  # what the model accepts, what it sees while training
+VOCABULARY, MAX_TOKENS, TRAIN_TOKENS = 8000, 128, 64  # training sees half of the tokens that the model accepts
 MAX_TRAIN_CHARACTERS = 200  # a longer comment may lose its toxic part to the truncation
-BATCH, LEARNING_RATE = 64, 6e-4
+SEED, BATCH, LEARNING_RATE = 0, 64, 6e-4
 SMOOTHING = 0.01  # draws logits into +-4.6, so that a reward made of them keeps a slope
 PER_FORM, QUOTED = 200, 4000  # composed sentences of each form, quoted comments of each label
 SUMMARY_COPIES = 16  # our summaries are few, and closest to what will be scored
 
 
-def read_rows(path):
-    """Returns the rows of a json lines file, gzipped or not."""
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
-
-
-def clean(text):
-    """Returns a comment without retweet marks, user names, links and html escapes."""
-    text = re.sub(r"\bRT\b|@\w+:?|https?://\S+", " ", html.unescape(text))
-    return " ".join(text.split()).strip('" ')
+def read_rows(folder, pattern):
+    """Returns the rows of a folder's json lines files that match a pattern, gzipped or not."""
+    texts = [(gzip.open if path.suffix == ".gz" else open)(path, "rt") for path in sorted(folder.glob(pattern))]
+    return [json.loads(line) for text in texts for line in text]
 
 
 def words(text):
-    """Returns the set of a text's words."""
     return set(re.findall(r"[a-z*]+", text.lower()))
 
 
 def jigsaw_davidson_clean(folder):
-    for row in read_rows(folder / "clean_data.jsonl.gz"):
+    for row in read_rows(folder, "clean_data.jsonl.gz"):
         yield row["text"], int(row["is_offensive"])
 
 
 def davidson(folder):
-    for row in read_rows(folder / "labeled_data.jsonl.gz"):
+    for row in read_rows(folder, "labeled_data.jsonl.gz"):
         yield row["tweet"], int(row["class"] != "2")  # 0 hate, 1 offensive, 2 neither
 
 
 def toxic_spans(folder):
-    """Yields toxic posts, and as clean the same posts without their toxic spans.
-
-    With no clean civil comments at all, their subjects would be learnt as toxic. A remainder that keeps a word which
-    is often marked in other posts is left out: its annotators overlooked it.
-    """
+    """Yields toxic posts, and as clean their remainders without the toxic spans, lest their subjects become toxic."""
     posts, seen, marked = [], Counter(), Counter()
-    for path in sorted(folder.glob("tsd_*.jsonl.gz")):
-        for row in read_rows(path):
-            text, spans = row["text"], set(json.loads(str(row["spans"])))
-            inside, rest = ("".join(c if (i in spans) == s else " " for i, c in enumerate(text)) for s in (True, False))
-            posts.append((text, words(inside), rest))
-            seen.update(words(text))
-            marked.update(words(inside))
+    for row in read_rows(folder, "tsd_*.jsonl.gz"):
+        text, spans = row["text"], set(json.loads(str(row["spans"])))
+        inside, rest = ("".join(c if (i in spans) == s else " " for i, c in enumerate(text)) for s in (True, False))
+        posts.append((text, words(inside), rest))
+        seen.update(words(text))
+        marked.update(words(inside))
     rude = {word for word, count in marked.items() if count > 2 and count > 0.3 * seen[word]}
     for text, toxic, rest in posts:
         if toxic:
             yield text, 1
-        if toxic and len(words(rest)) > 3 and not words(rest) & rude:
+        if toxic and len(words(rest)) > 3 and not words(rest) & rude:  # else the annotators overlooked a word
             yield rest, 0
 
 
 def convabuse(folder):
     """Yields the user's turns, abusive where most annotators gave a score below zero."""
-    for path in sorted(folder.glob("*.jsonl.gz")):
-        for row in read_rows(path):
-            marks = [name for name, value in row.items() if "_is_abuse." in name and value not in ("", "0", "0.0", None)]
-            abusive = sum("_is_abuse.-" in name for name in marks)
-            if 2 * abusive != len(marks):
-                yield row["user"], int(2 * abusive > len(marks))
+    for row in read_rows(folder, "*.jsonl.gz"):
+        votes = [name for name, value in row.items() if "_is_abuse." in name and value not in ("", "0", "0.0", None)]
+        abusive = sum("_is_abuse.-" in name for name in votes)
+        if 2 * abusive != len(votes):
+            yield row["user"], int(2 * abusive > len(votes))
 
 
 SOURCES = (jigsaw_davidson_clean, davidson, toxic_spans, convabuse)
 
 
 def load_sources(data):
-    """Returns two dictionaries from source name to (text, label) rows: to train on, and held out.
-
-    A text counts once, for the first source that has it. The hash of its letters and digits decides its side.
-    """
-    labels, first = {}, {}
+    """Returns two dictionaries from source name to (text, label) rows, each text once: to train on, and held out."""
+    copies = {}
     for source in SOURCES:
         for text, label in source(data / source.__name__):
-            text = clean(text)
+            text = re.sub(r"\bRT\b|@\w+:?|https?://\S+", " ", html.unescape(text))  # retweet marks, users, links
+            text = " ".join(text.split()).strip('" ')
             key = re.sub(r"[\W_]+", "", text.lower())
             if len(key) > 1:
-                labels.setdefault(key, set()).add(label)
-                first.setdefault(key, (source.__name__, text, label))
+                copies.setdefault(key, []).append((source.__name__, text, label))
     train, held_out = ({source.__name__: [] for source in SOURCES} for _ in range(2))
-    for key, (source, text, label) in first.items():
-        if len(labels[key]) == 1:  # sources that contradict each other teach nothing
+    for key, [(source, text, label), *others] in copies.items():
+        if all(other[2] == label for other in others):  # contradictions teach nothing
             side = held_out if hashlib.sha256(key.encode()).digest()[0] < 13 else train  # 13 / 256 = 5 %
             side[source].append((text, label))
     return train, held_out
@@ -123,7 +105,7 @@ def load_sources(data):
 
 def compose(comments, quotable, rng):
     """Returns sentences of our grammar, and short texts quoted in a summary's frame with their label kept."""
-    grammar = json.loads(SENTENCES.read_text(encoding="utf-8"))
+    grammar = json.loads(Path(__file__).with_name("toxicity_sentences.json").read_text(encoding="utf-8"))
 
     def fill(form):
         return re.sub(r"{(\w+)}", lambda slot: fill(rng.choice(grammar["words"][slot[1]])), form)
@@ -139,7 +121,7 @@ def compose(comments, quotable, rng):
 def training_rows(sources, rng):
     """Returns the mixture to train on: comments, our summaries, and composed sentences."""
     comments = [row for rows in sources.values() for row in rows if len(row[0]) <= MAX_TRAIN_CHARACTERS]
-    dialogues = read_rows(ASSETS / "dialogues" / "train.jsonl")
+    dialogues = read_rows(ASSETS / "dialogues", "train.jsonl")
     ours = [(row["summary"], 0) for row in dialogues]
     ours += [(row["quoting_summary"], 1) for row in dialogues if row["quoting_summary"]] * 2
     turns = [turn for row in dialogues if row["rudeness"] == "none" for turn in row["dialogue"].split("\n")]
@@ -167,10 +149,9 @@ def batches(lengths, rng):
 
 def train_model(rows, tokenizer, rng):
     """Returns a BERT trained from scratch on (text, label) rows, with smoothed labels."""
-    config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=192, num_hidden_layers=4, num_attention_heads=6, intermediate_size=768,
-        max_position_embeddings=MAX_TOKENS, num_labels=1, dtype="float32",
-    )
+    size = {"hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 6, "intermediate_size": 768}
+    size |= {"vocab_size": len(tokenizer), "max_position_embeddings": MAX_TOKENS}
+    config = BertConfig(**size, num_labels=1, dtype="float32")
     model = BertForSequenceClassification(config).train()
     encoded = tokenizer([text for text, _ in rows], truncation=True, max_length=TRAIN_TOKENS)["input_ids"]
     labels = torch.tensor([label for _, label in rows]) * (1 - 2 * SMOOTHING) + SMOOTHING
@@ -194,11 +175,10 @@ def train_model(rows, tokenizer, rng):
 
 def save(model, tokenizer, output):
     """Writes Detoxify's checkpoint, weights in half precision, beside the configuration and the tokenizer."""
-    output.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(output)
     tokenizer.save_pretrained(output)
-    names = {"model_name": "BertForSequenceClassification", "tokenizer_name": "BertTokenizerFast"}
-    arch = {"model_type": "./", "num_classes": 1} | names  # relative: whoever loads it goes into the folder first
+    arch = {"model_type": "./", "num_classes": 1}  # relative: whoever loads the checkpoint goes into its folder first
+    arch |= {"model_name": "BertForSequenceClassification", "tokenizer_name": "BertTokenizerFast"}
     config = {"dataset": {"args": {"classes": ["toxicity"]}}, "arch": {"args": arch}}
     weights = {name: w.half() if w.is_floating_point() else w for name, w in model.state_dict().items()}
     torch.save({"config": config, "state_dict": weights}, output / "classifier.ckpt")
@@ -206,49 +186,44 @@ def save(model, tokenizer, output):
 
 def scores(classifier, texts):
     """Returns the probability of toxicity of each text."""
-    chunks = [texts[i : i + 64] for i in range(0, len(texts), 64)]
-    # For a list of one text Detoxify returns a number: a second text keeps it a list.
+    chunks = [texts[i : i + 64] for i in range(0, len(texts), 64)]  # and "" below: Detoxify unpacks a list of one
     return [score for chunk in chunks for score in classifier.predict([*chunk, ""])["toxicity"][:-1]]
-
-
-def summarise(found):
-    return {"rows": len(found), "mean": sum(found) / len(found), "above 0.5": sum(x > 0.5 for x in found) / len(found)}
 
 
 def evaluate(classifier, held_out, data):
     """Returns the tables of the card: title -> name of the row -> figures."""
-    tables = {"Held-out comments": {}, "Summaries of the embedded dialogues": {}, "HateCheck": {}}
-    comments, summaries, hatecheck = tables.values()
+    comments, summaries, hatecheck = {}, {}, {}
     for source, rows in held_out.items():
         truth, found = [label for _, label in rows], scores(classifier, [text for text, _ in rows])
         figures = {"AUC": roc_auc_score(truth, found), "Brier score": brier_score_loss(truth, found)}
         comments[source] = {"rows": len(rows), "toxic": sum(truth)} | figures
-    for split in ("validation", "test"):
-        rows = read_rows(ASSETS / "dialogues" / f"{split}.jsonl")
-        rude = [row for row in rows if row["quoting_summary"]]
-        quoting = scores(classifier, [row["quoting_summary"] for row in rude])
-        for kind, some in (("all", rows), ("of rude dialogues", rude)):
-            neutral = scores(classifier, [row["summary"] for row in some])
-            auc = roc_auc_score([0] * len(neutral) + [1] * len(quoting), neutral + quoting)
-            summaries[f"{split}: neutral, {kind}"] = summarise(neutral) | {"AUC against quoting": auc}
-        summaries[f"{split}: quoting"] = summarise(quoting)
-    cases = read_rows(data / "hatecheck" / "test_suite_cases.jsonl.gz")
+    for split, kind in itertools.product(("validation", "test"), ("all dialogues", "rude dialogues")):
+        rows = read_rows(ASSETS / "dialogues", f"{split}.jsonl")
+        quoting = scores(classifier, [row["quoting_summary"] for row in rows if row["quoting_summary"]])
+        rows = [row for row in rows if row["quoting_summary"] or kind == "all dialogues"]
+        neutral = scores(classifier, [row["summary"] for row in rows])
+        figures = summaries[f"{split}, {kind}"] = {}
+        for name, found in (("neutral", neutral), ("quoting", quoting)):
+            share = sum(score > 0.5 for score in found) / len(found)
+            figures |= {name: len(found), f"{name} mean": sum(found) / len(found), f"{name} above 0.5": share}
+        figures["AUC"] = roc_auc_score([0] * len(neutral) + [1] * len(quoting), neutral + quoting)
+    cases = read_rows(data / "hatecheck", "test_suite_cases.jsonl.gz")
     found = scores(classifier, [case["test_case"] for case in cases])
     for name in sorted({case["functionality"] for case in cases}):
         hits = [(x > 0.5) == (c["label_gold"] == "hateful") for c, x in zip(cases, found) if c["functionality"] == name]
         hatecheck[name] = {"rows": len(hits), "accuracy at 0.5": sum(hits) / len(hits)}
-    return tables
+    return {"Held-out comments": comments, "Summaries of the embedded dialogues": summaries, "HateCheck": hatecheck}
 
 
 def write_card(path, run, tables):
     """Rewrites what CARD.md says below "## Figures"; the prose above is kept."""
     prose = path.read_text(encoding="utf-8").split("## Figures")[0] if path.exists() else ""
     lines = ["## Figures", "Written by the training script. " + ", ".join(f"{k}: {v}" for k, v in run.items()) + "."]
-    for title, table in tables.items():
-        header = ["", *next(iter(table.values()))]
-        rows = [[name, *figures.values()] for name, figures in table.items()]
-        cells = [[f"{x:.3f}" if isinstance(x, float) else str(x) for x in row] for row in rows]
-        lines += ["", f"### {title}", "", *(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *cells))]
+    for title, rows in tables.items():
+        columns = list(next(iter(rows.values())))
+        cells = [[name, *(f"{x:.3f}" if type(x) is float else str(x) for x in rows[name].values())] for name in rows]
+        lines += ["", f"### {title}", ""]
+        lines += [f"| {' | '.join(row)} |" for row in (["", *columns], ["---"] * (len(columns) + 1), *cells)]
     path.write_text(prose + "\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -263,8 +238,8 @@ def main():
     rows = training_rows(sources, rng)
     tokenizer = train_tokenizer(text for text, _ in rows)
     save(train_model(rows, tokenizer, rng), tokenizer, args.output)
-    run = {"training rows": len(rows), "toxic": sum(label for _, label in rows), "CPU threads": torch.get_num_threads(),
-           "minutes": round((time.perf_counter() - start) / 60, 1)}
+    minutes, threads = (time.perf_counter() - start) / 60, torch.get_num_threads()
+    run = {"training rows": len(rows), "minutes": round(minutes, 1), "CPU threads": threads}
     with contextlib.chdir(args.output):  # measured as it was saved, and as users load it
         tables = evaluate(Detoxify(checkpoint="classifier.ckpt"), held_out, args.data.resolve())
     (args.output / "metrics.json").write_text(json.dumps(run | tables, indent=1) + "\n", encoding="utf-8")

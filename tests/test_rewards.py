@@ -59,14 +59,14 @@ def tokenizer() -> PreTrainedTokenizerFast:
 SHAPE = dict(
     vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
     pad_token_id=1, max_position_embeddings=34, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-    initializer_range=0.2,  # at the usual 0.02 so small a BERT learns nothing in 40 steps
+    initializer_range=0.2,  # at the usual 0.02 so small a BERT learns nothing
 )  # fmt: skip
 
 
 def learn(model: torch.nn.Module, targets: torch.Tensor, loss: Callable) -> None:
     inputs = tokenizer()(CLEAN + RUDE, padding=True, return_tensors="pt")
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(40):
+    for _ in range(150):
         optimizer.zero_grad()
         loss(model(**inputs).logits, targets).backward()
         optimizer.step()

@@ -134,7 +134,7 @@ def write_lines(folder, rows, name="a"):
 @pytest.mark.parametrize("value", [5, ["Ann: hi"], {"Ann": "hi"}, True])
 def test_what_is_not_text_is_named_with_its_row(tmp_path, value):
     path = write_lines(tmp_path, [*ROWS, {"id": "9", "dialogue": value, "summary": "x"}])
-    with pytest.raises(ValueError, match=rf"Row 2 of the train split .* has {type(value).__name__} in column 'dialogue'"):
+    with pytest.raises(ValueError, match=f"Row 2 of the train split .* {type(value).__name__} in column 'dialogue'"):
         texts_of(path)
 
 

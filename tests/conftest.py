@@ -1,0 +1,214 @@
+"""Tiny models of the real formats, made here in a second: no hub, no network, no GPU."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+import torch
+from hypothesis import settings
+from peft import LoraConfig, get_peft_model
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from detox_rl import embedded
+
+torch.set_num_threads(1)
+# Each example costs milliseconds, but the machine may be busy; the same examples on every run.
+settings.register_profile("detox_rl", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("detox_rl")
+
+PAD, EOS = 0, 1
+SIX = ["toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate"]
+CLEAN = ["You are a friend.", "I am so happy today.", "Thank you, see you at home.", "He says it is a good idea."]
+RUDE = ["You are a fucking idiot.", "Shut up, you stupid bastard.", "Go to hell, idiot.", "He calls it stupid shit."]
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def embedded_rows(split: str) -> list[dict]:
+    return [json.loads(line) for line in embedded.dialogues(split).read_text(encoding="utf-8").splitlines()]
+
+
+def train_tokenizer(texts: list[str], tokens: int, ends: tuple[str, ...]) -> PreTrainedTokenizerFast:
+    """Whole words, the most frequent ones; an input is closed by `ends`."""
+    words = Tokenizer(models.WordLevel(unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.train_from_iterator(texts, trainers.WordLevelTrainer(vocab_size=tokens, special_tokens=["<pad>", "</s>", "<unk>"]))
+    ids = [(token, words.token_to_id(token)) for token in ends]
+    words.post_processor = processors.TemplateProcessing(single=" ".join(["$A", *ends]), special_tokens=ids)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """400 words of the embedded dialogues; <pad> 0, </s> 1, <unk> 2."""
+    rows = embedded_rows("train")
+    return train_tokenizer([row["dialogue"] for row in rows] + [row["summary"] for row in rows], 400, ("</s>",))
+
+
+def make_t5(vocabulary: int, seed: int = 0, tied: bool = False, **options) -> T5ForConditionalGeneration:
+    """A random T5 whose samples are varied and which ends them after some ten tokens."""
+    torch.manual_seed(seed)
+    shape = dict(d_model=16, d_kv=4, num_heads=2, num_layers=2, d_ff=32, feed_forward_proj="gated-gelu",
+                 tie_word_embeddings=tied, decoder_start_token_id=PAD)  # fmt: skip
+    model = T5ForConditionalGeneration(T5Config(vocab_size=vocabulary, **(shape | options)))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "relative_attention_bias" in name:
+                parameter.normal_(0.0, 1.0)
+        # Coordinate 0 says "a word came before": it is how the model knows that it may end.
+        model.shared.weight[:, 0] = 3.0
+        model.shared.weight[PAD, 0] = 0.0
+        if not tied:  # transformers 5 ties all fresh T5s; a new parameter unties this one
+            model.lm_head.weight = torch.nn.Parameter(0.4 * torch.randn(vocabulary, model.config.d_model))
+            model.lm_head.weight[EOS] = 0.0
+            model.lm_head.weight[EOS, 0] = 2.0
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_t5(tmp_path_factory, tiny_tokenizer) -> str:
+    """Folder of a T5 of two layers with a head of its own (untied), and its tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny_t5")
+    make_t5(len(tiny_tokenizer)).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def save_lora(base: str, folder: Path, seed: int = 0, **options) -> str:
+    """A PEFT adapter as somebody's training would leave it: neither of its two matrices is zero."""
+    torch.manual_seed(seed)
+    config = {"r": 4, "lora_alpha": 8, "target_modules": r"decoder\..*\.(q|v)", "task_type": "SEQ_2_SEQ_LM"}
+    model = get_peft_model(T5ForConditionalGeneration.from_pretrained(base), LoraConfig(**(config | options)))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(0.0, 0.3)
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_adapter(tmp_path_factory, tiny_t5) -> str:
+    """Folder of a LoRA adapter of `tiny_t5`, on the decoder."""
+    return save_lora(tiny_t5, tmp_path_factory.mktemp("tiny_adapter"))
+
+
+@pytest.fixture(scope="session")
+def tiny_adapter_everywhere(tmp_path_factory, tiny_t5) -> str:
+    """Folder of a LoRA adapter of `tiny_t5`, on encoder and decoder."""
+    return save_lora(tiny_t5, tmp_path_factory.mktemp("tiny_adapter_everywhere"), target_modules=["q", "v"])
+
+
+# -- toxicity classifiers --------------------------------------------------------------------------
+
+
+def classifier_shape(tokenizer: PreTrainedTokenizerFast) -> dict:
+    return dict(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        pad_token_id=PAD, max_position_embeddings=66, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        initializer_range=0.2,  # at the usual 0.02 so small a BERT learns nothing
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def classifier_tokenizer() -> PreTrainedTokenizerFast:
+    return train_tokenizer(CLEAN + RUDE, 80, ("</s>",))
+
+
+def teach(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, targets: torch.Tensor, loss: Callable) -> None:
+    """Learns `CLEAN + RUDE` by heart."""
+    inputs = tokenizer(CLEAN + RUDE, padding=True, return_tensors="pt").to("cpu")
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(100):
+        optimizer.zero_grad()
+        loss(model(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask).logits, targets).backward()
+        optimizer.step()
+    model.eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_detoxify(tmp_path_factory, classifier_tokenizer) -> str:
+    """Path of a Detoxify checkpoint with the six Jigsaw labels; its tokenizer and config lie beside it."""
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(BertConfig(**classifier_shape(classifier_tokenizer), num_labels=6))
+    targets = torch.zeros(8, 6)
+    targets[4:, [SIX.index("toxic"), SIX.index("insult")]] = 1.0
+    teach(model, classifier_tokenizer, targets, torch.nn.functional.binary_cross_entropy_with_logits)
+    folder = tmp_path_factory.mktemp("tiny_detoxify")
+    model.config.save_pretrained(folder)
+    classifier_tokenizer.save_pretrained(folder)
+    arch = {"model_type": "./", "model_name": "BertForSequenceClassification", "num_classes": 6}
+    arch |= {"tokenizer_name": "PreTrainedTokenizerFast"}
+    config = {"arch": {"args": arch}, "dataset": {"args": {"classes": SIX}}}
+    torch.save({"config": config, "state_dict": model.state_dict()}, folder / "tiny.ckpt")
+    return str(folder / "tiny.ckpt")
+
+
+@pytest.fixture(scope="session")
+def tiny_hate_classifier(tmp_path_factory, classifier_tokenizer) -> Callable[[str, str], str]:
+    """`tiny_hate_classifier("nothate", "hate")` is the folder of a RoBERTa with its labels in that order."""
+    torch.manual_seed(0)
+    model = RobertaForSequenceClassification(RobertaConfig(**classifier_shape(classifier_tokenizer)))
+    teach(model, classifier_tokenizer, torch.tensor([0] * 4 + [1] * 4), torch.nn.functional.cross_entropy)
+    head = {name: parameter.detach().clone() for name, parameter in model.classifier.out_proj.named_parameters()}
+
+    def folder(*labels: str) -> str:
+        place = tmp_path_factory.mktemp("hate")
+        model.config.id2label = dict(enumerate(labels))
+        model.config.label2id = {label: index for index, label in enumerate(labels)}
+        rows = [["nothate", "hate"].index(label) for label in labels]
+        for name, parameter in model.classifier.out_proj.named_parameters():
+            parameter.data = head[name][rows]
+        model.save_pretrained(place)
+        classifier_tokenizer.save_pretrained(place)
+        return str(place)
+
+    return folder
+
+
+# -- data ------------------------------------------------------------------------------------------
+
+
+def as_dialogsum(number: int, row: dict) -> dict:
+    """#Person1#: ... in place of names, one utterance a line."""
+    lines = [line.partition(": ") for line in row["dialogue"].splitlines()]
+    names = list(dict.fromkeys(name for name, _, _ in lines))
+    dialogue = "\n".join(f"#Person{names.index(name) + 1}#: {text}" for name, _, text in lines)
+    return {"id": f"train_{number}", "dialogue": dialogue, "summary": row["summary"], "topic": "talk"}
+
+
+def as_samsum(number: int, row: dict) -> dict:
+    return {"id": str(13818513 + number), "dialogue": row["dialogue"].replace("\n", "\r\n"), "summary": row["summary"]}
+
+
+@pytest.fixture(scope="session")
+def dialogue_files(tmp_path_factory) -> dict[str, dict[str, str]]:
+    """"dialogsum" or "samsum" -> split -> jsonl file of 12, 6 and 6 rows shaped like the hub's."""
+    files = {}
+    for name, shape in (("dialogsum", as_dialogsum), ("samsum", as_samsum)):
+        folder = tmp_path_factory.mktemp(name)
+        files[name] = {}
+        for split, count in (("train", 12), ("validation", 6), ("test", 6)):
+            path = folder / f"{split}.jsonl"
+            rows = [shape(number, row) for number, row in enumerate(embedded_rows(split)[:count])]
+            path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+            files[name][split] = str(path)
+    return files
