@@ -1,6 +1,11 @@
 """What a checkpoint holds: all that is trained, and nothing that can be loaded again."""
 
+import os
+from pathlib import Path
+
 import lightning as L
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 
 from detox_rl.policy import Policy
 
@@ -35,3 +40,28 @@ def check_fits(module: L.LightningModule, checkpoint: dict) -> None:
             raise ValueError(
                 f"The checkpoint does not fit this model (at {name}): use the lora_* options and the warm_start it was trained with."
             )
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target and renames, so that a kill or a full disk leaves the previous checkpoint whole."""
+
+    def save_checkpoint(self, checkpoint: dict, path: str | Path, storage_options: object = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            with open(partial, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise OSError(f"The checkpoint {path} could not be written ({error.strerror}); the previous one is untouched: free some space and resume from it.") from error
+
+    def load_checkpoint(self, path: str | Path, map_location: object = None, weights_only: bool | None = True) -> dict:
+        """Loads tensors and plain values only; a checkpoint that needs more is not ours."""
+        try:
+            return torch.load(path, map_location=map_location or (lambda storage, _: storage), weights_only=True)
+        except Exception as error:
+            raise ValueError(f"{path} is not a checkpoint of detox_rl: {str(error).splitlines()[0]}") from error

@@ -14,6 +14,7 @@ import transformers
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 
+from detox_rl.checkpoints import AtomicCheckpointIO
 from detox_rl.datamodule import DialogueDataModule
 
 
@@ -30,7 +31,7 @@ class DetoxCLI(LightningCLI):
             seed_everything_default=0,
             save_config_kwargs={"config_filename": "config.yaml"},
             trainer_defaults={"precision": default_precision(), "use_distributed_sampler": False, "num_sanity_val_steps": 0,
-                              "log_every_n_steps": 1, "check_val_every_n_epoch": None, **trainer_defaults},
+                              "log_every_n_steps": 1, "inference_mode": False, "plugins": [AtomicCheckpointIO()], "check_val_every_n_epoch": None, **trainer_defaults},
             **kwargs,
         )  # fmt: skip
 

@@ -2,19 +2,31 @@
 
 from lightning.pytorch.cli import ArgsType
 
-from detox_rl.callbacks import ExportAdapter, SampleTable
+from detox_rl.callbacks import CollapseGuard, ExportAdapter, SampleTable, StopGracefully
 from detox_rl.cli import DetoxCLI, one_sentence_errors
 from detox_rl.ppo_module import PPOModule
+from detox_rl.self_check import SelfCheck
+
+
+class FitCLI(DetoxCLI):
+    """Adds the guard's bounds and the self-check to the shared options."""
+
+    def add_arguments_to_parser(self, parser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.add_lightning_class_args(CollapseGuard, "guard")
+        parser.add_argument("--self_check_only", type=bool, default=False, help="Run the self-check and stop.")
 
 
 def main(args: ArgsType = None) -> None:
     """Parses Lightning CLI flags, trains, exports the best adapter and says where everything is."""
     with one_sentence_errors():
-        defaults = {"max_steps": 40, "val_check_interval": 10, "callbacks": [SampleTable(), ExportAdapter()]}
-        cli = DetoxCLI(PPOModule, monitor="val/selection", trainer_defaults=defaults, args=args)
-        if cli.config.ckpt_path is None:
+        defaults = {"max_steps": 40, "val_check_interval": 10, "callbacks": [SampleTable(), StopGracefully(), ExportAdapter()]}
+        cli = FitCLI(PPOModule, monitor="val/selection", trainer_defaults=defaults, args=args)
+        options = cli.config
+        cli.trainer.callbacks.insert(0, SelfCheck(only=options.self_check_only))
+        if options.ckpt_path is None and not options.self_check_only:
             cli.trainer.validate(cli.model, cli.datamodule, verbose=False)  # the curves' first point
-        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.config.ckpt_path)
+        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=options.ckpt_path)
         print(closing_summary(cli))
 
 

@@ -6,6 +6,7 @@ dict of 0-d tensors; every mean is one over summaries.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -83,7 +84,8 @@ class _Means(Metric):
 
     def _add(self, rows: Tensor) -> None:
         rows = rows.to(self.totals)
-        self.totals = self.totals + torch.cat([rows, torch.ones_like(rows[:, :1])], dim=-1).sum(0)  # not in place: a state may come from inference mode
+        # Not in place: a state may come from inference mode.
+        self.totals = self.totals + torch.cat([rows, torch.ones_like(rows[:, :1])], dim=-1).sum(0)
 
     def compute(self) -> dict[str, Tensor]:
         """Name -> mean, NaN before the first row."""
@@ -175,3 +177,15 @@ class Distinct(Metric):
         """Name -> share, NaN where there is no n-gram."""
         counts = [len(dim_zero_cat(seen).unique()) if len(seen) else 0 for seen in (self.seen1, self.seen2)]
         return dict(zip(("distinct1", "distinct2"), torch.tensor(counts, device=self.device) / self.totals))
+
+
+def text_statistics(summaries: list[str], references: list[str]) -> dict[str, float]:
+    """How healthy a batch of sampled summaries looks: the first signs of collapse, all means over the batch."""
+    bigrams = [gram for summary in summaries for gram in ngrams(summary, 2)]
+    counts = Counter(summaries)
+    return {
+        "text/empty_share": sum(not summary.strip() for summary in summaries) / len(summaries),
+        "text/duplicate_share": sum(counts[summary] > 1 for summary in summaries) / len(summaries),
+        "text/distinct2": len(set(bigrams)) / len(bigrams) if bigrams else 0.0,
+        "text/length_ratio": float(lengths(summaries, references)[:, 0].mean()),
+    }

@@ -23,7 +23,7 @@ from detox_rl.functional.kl import adapt_kl_coef, k1, k3
 from detox_rl.functional.losses import clipped_policy_loss, clipped_value_loss
 from detox_rl.functional.masking import masked_sum, response_mask
 from detox_rl.functional.statistics import explained_variance, mean_std, moments, whiten
-from detox_rl.metrics import SummaryMetrics
+from detox_rl.metrics import SummaryMetrics, text_statistics
 from detox_rl.policy import Policy, Scored
 from detox_rl.rewards import Samples, default_rewards, total_score
 from detox_rl.rollout import Rollout, minibatches
@@ -132,14 +132,15 @@ class PPOModule(L.LightningModule):
         with self.timed("sample"):
             rollout = self.sample(batch)
         with self.timed("reward"):
-            scores, terms = total_score(self.rewards, self.samples(batch, rollout.responses, rollout.mask))
+            samples = self.samples(batch, rollout.responses, rollout.mask)
+            scores, terms = total_score(self.rewards, samples)
         with self.timed("evaluate"):
             rollout, kl = self.evaluate(rollout, self.standardise(scores.to(self.device)))
         with self.timed("update"):
             update = self.update(rollout)
         self.adapt_kl_coef(kl)
         self.count_iteration()
-        self.log_iteration(rollout, kl, scores, terms, update)
+        self.log_iteration(rollout, samples, kl, scores, terms, update)
 
     @torch.no_grad()
     def sample(self, batch: Batch) -> Rollout:
@@ -198,7 +199,7 @@ class PPOModule(L.LightningModule):
     def pieces(self, rollout: Rollout) -> Iterator[Rollout]:
         """What one forward pass sees: micro-batches of minibatches, in the rollout's own order."""
         for minibatch in minibatches(rollout, self.hparams.minibatch_size):
-            yield from minibatches(minibatch, self.hparams.micro_batch_size or len(minibatch))
+            yield from minibatches(minibatch, self.hparams.micro_batch_size or len(minibatch.mask))
 
     def update(self, rollout: Rollout) -> dict[str, Tensor]:
         """`ppo_epochs` passes of clipped losses over minibatches, shuffled after the first. Returns means for the log."""
@@ -219,7 +220,7 @@ class PPOModule(L.LightningModule):
         tokens = self.total(minibatch.mask.sum().float())
         totals = 0.0
         optimizer.zero_grad(set_to_none=True)
-        for piece in minibatches(minibatch, self.hparams.micro_batch_size or len(minibatch)):
+        for piece in minibatches(minibatch, self.hparams.micro_batch_size or len(minibatch.mask)):
             loss, sums = self.losses(piece)
             # DDP averages gradients over ranks; times world_size makes that average the sum.
             self.manual_backward(loss * self.trainer.world_size / tokens)
@@ -297,13 +298,13 @@ class PPOModule(L.LightningModule):
         return kept | {"ppo/skipped": skipped.sum(), "ppo/updates": torch.tensor(float(len(skipped)))}
 
     def log_iteration(
-        self, rollout: Rollout, kl: Tensor, scores: Tensor, terms: dict[str, Tensor], update: dict[str, Tensor]
+        self, rollout: Rollout, samples: Samples, kl: Tensor, scores: Tensor, terms: dict[str, Tensor], update: dict[str, Tensor]
     ) -> None:
         """Everything an iteration has to say, logged once."""
         lengths = rollout.mask.sum(-1).float()
         mean, std = mean_std(self.score_moments, epsilon=1e-4)
         self.log_dict({"env/reward_mean": scores.mean(), "objective/kl": kl.sum(-1).mean()},
-                      prog_bar=True, batch_size=len(rollout), sync_dist=True)  # fmt: skip
+                      prog_bar=True, batch_size=len(rollout.mask), sync_dist=True)  # fmt: skip
         values = {
             "env/reward_std": scores.std(unbiased=False),
             "objective/kl_coef": self.kl_coef,
@@ -312,12 +313,13 @@ class PPOModule(L.LightningModule):
             "ppo/returns_mean": rollout.returns[rollout.mask].mean(),
             "tokens/responses_len_mean": lengths.mean(),
             "tokens/responses_len_std": lengths.std(unbiased=False),
-            **terms,
+            **text_statistics(samples.summaries, samples.references),
+            **{f"reward/{name}": mean for name, mean in terms.items()},
             **update,
             **{f"time/ppo/{phase}": seconds for phase, seconds in self.seconds.items()},
         }
         self.log_dict({name: torch.as_tensor(value, dtype=torch.float32) for name, value in values.items()},
-                      batch_size=len(rollout), sync_dist=True)  # fmt: skip
+                      batch_size=len(rollout.mask), sync_dist=True)  # fmt: skip
 
     # -- validation: greedy summaries of the policy beside those of the reference -----------------
 

@@ -32,9 +32,6 @@ class Rollout(NamedTuple):
     advantages: Tensor
     returns: Tensor
 
-    def __len__(self) -> int:
-        return self.responses.shape[0]
-
     def rows(self, index: Tensor) -> "Rollout":
         """The chosen rows, with the padding that none of them needs cut off."""
         prompt = int(self.prompt_mask[index].sum(-1).max())
@@ -45,7 +42,7 @@ class Rollout(NamedTuple):
 
 def minibatches(rollout: Rollout, size: int, generator: torch.Generator | None = None) -> Iterator[Rollout]:
     """Every row once, `size` rows at a time, in an order drawn from `generator`; without one, as they stand."""
-    rows = len(rollout)
+    rows = len(rollout.responses)
     order = torch.arange(rows) if generator is None else torch.randperm(rows, generator=generator)
     for index in order.to(rollout.responses.device).split(size):
         yield rollout.rows(index)

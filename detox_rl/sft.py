@@ -2,7 +2,7 @@
 
 from lightning.pytorch.cli import ArgsType
 
-from detox_rl.callbacks import ExportAdapter
+from detox_rl.callbacks import ExportAdapter, StopGracefully
 from detox_rl.cli import DetoxCLI, one_sentence_errors
 from detox_rl.sft_module import SFTModule
 
@@ -10,7 +10,7 @@ from detox_rl.sft_module import SFTModule
 def main(args: ArgsType = None) -> None:
     """Parses Lightning CLI flags, trains, exports the adapter with the lowest validation loss."""
     with one_sentence_errors():
-        defaults = {"max_steps": 300, "val_check_interval": 20, "gradient_clip_val": 1.0, "callbacks": [ExportAdapter()]}
+        defaults = {"max_steps": 300, "val_check_interval": 20, "gradient_clip_val": 1.0, "callbacks": [StopGracefully(), ExportAdapter()]}
         cli = DetoxCLI(SFTModule, monitor="val/loss", trainer_defaults=defaults, args=args)
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.config.ckpt_path)
         print(f"Adapter: {cli.trainer.log_dir}/adapter")

@@ -12,7 +12,6 @@ import contextlib
 import gzip
 import hashlib
 import html
-import itertools
 import json
 import random
 import re
@@ -197,12 +196,11 @@ def evaluate(classifier, held_out, data):
         truth, found = [label for _, label in rows], scores(classifier, [text for text, _ in rows])
         figures = {"AUC": roc_auc_score(truth, found), "Brier score": brier_score_loss(truth, found)}
         comments[source] = {"rows": len(rows), "toxic": sum(truth)} | figures
-    for split, kind in itertools.product(("validation", "test"), ("all dialogues", "rude dialogues")):
-        rows = read_rows(ASSETS / "dialogues", f"{split}.jsonl")
-        quoting = scores(classifier, [row["quoting_summary"] for row in rows if row["quoting_summary"]])
-        rows = [row for row in rows if row["quoting_summary"] or kind == "all dialogues"]
+    for kind in ("all", "mild", "swearing", "insult", "threat"):
+        rows = [row for row in read_rows(ASSETS / "dialogues", "test.jsonl") if kind in ("all", row["rudeness"])]
         neutral = scores(classifier, [row["summary"] for row in rows])
-        figures = summaries[f"{split}, {kind}"] = {}
+        quoting = scores(classifier, [row["quoting_summary"] for row in rows if row["quoting_summary"]])
+        figures = summaries[f"rudeness: {kind}"] = {}
         for name, found in (("neutral", neutral), ("quoting", quoting)):
             share = sum(score > 0.5 for score in found) / len(found)
             figures |= {name: len(found), f"{name} mean": sum(found) / len(found), f"{name} above 0.5": share}
@@ -212,7 +210,7 @@ def evaluate(classifier, held_out, data):
     for name in sorted({case["functionality"] for case in cases}):
         hits = [(x > 0.5) == (c["label_gold"] == "hateful") for c, x in zip(cases, found) if c["functionality"] == name]
         hatecheck[name] = {"rows": len(hits), "accuracy at 0.5": sum(hits) / len(hits)}
-    return {"Held-out comments": comments, "Summaries of the embedded dialogues": summaries, "HateCheck": hatecheck}
+    return {"Held-out comments": comments, "Summaries of the test dialogues": summaries, "HateCheck": hatecheck}
 
 
 def write_card(path, run, tables):

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -87,9 +87,16 @@ def make_t5(vocabulary: int, seed: int = 0, tied: bool = False, **options) -> T5
 @pytest.fixture(scope="session")
 def tiny_t5(tmp_path_factory, tiny_tokenizer) -> str:
     """Folder of a T5 of two layers with a head of its own (untied), and its tokenizer."""
-    folder = tmp_path_factory.mktemp("tiny_t5")
-    make_t5(len(tiny_tokenizer)).save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
+    return save_t5(make_t5(len(tiny_tokenizer)), tiny_tokenizer, tmp_path_factory.mktemp("tiny_t5"))
+
+
+def save_t5(model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path) -> str:
+    """As the hub has it: "tie_word_embeddings" says whether the head has weights of its own."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["tie_word_embeddings"] = config.pop("scale_decoder_outputs")
+    (folder / "config.json").write_text(json.dumps(config))
     return str(folder)
 
 

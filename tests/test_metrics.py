@@ -172,3 +172,12 @@ def test_states_do_not_enter_checkpoints():
     metrics = SummaryMetrics(judge)
     metrics.update(["the cat"], ["the cat"])
     assert metrics.state_dict() == {}
+
+
+def test_states_of_inference_mode_can_be_added_to_outside():
+    metrics, outside = SummaryMetrics(judge), SummaryMetrics(judge)
+    with torch.inference_mode():
+        metrics.update(["the cat sat here"], ["the cat sat there"])
+    metrics.update(["a dog"], ["the dog"])
+    outside.update(["the cat sat here", "a dog"], ["the cat sat there", "the dog"])
+    assert values(metrics) == pytest.approx(values(outside))

@@ -23,7 +23,7 @@ def linear_logprobs(hidden: Tensor, weight: Tensor, tokens: Tensor, temperature:
         temperature: the one the tokens were sampled with.
 
     Returns:
-        Log-probabilities and entropies in nats, fp32. (tokens,), (tokens,)
+        Log-probabilities and entropies in nats, in fp32 or wider. (tokens,), (tokens,)
 
     Raises:
         ValueError: if `weight` requires gradients.
@@ -57,7 +57,8 @@ class _LinearLogprobs(torch.autograd.Function):
 
 
 def _chunk(hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float, gradients: bool) -> tuple[Tensor, ...]:
-    logprobs = (hidden @ weight.T).float().div_(temperature)
+    logits = hidden @ weight.T
+    logprobs = logits.to(_wide(logits)) / temperature
     logprobs -= logprobs.logsumexp(-1, keepdim=True)
     taken = logprobs.gather(-1, tokens.unsqueeze(-1))
     probabilities = logprobs.exp()
@@ -70,4 +71,10 @@ def _chunk(hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float, g
 
 
 def _project(d_logits: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    return (d_logits.to(weight.dtype) @ weight).float() / temperature
+    gradients = d_logits.to(weight.dtype) @ weight
+    return gradients.to(_wide(gradients)) / temperature
+
+
+def _wide(values: Tensor) -> torch.dtype:
+    """fp32 for anything up to fp32; float64 stays."""
+    return torch.promote_types(values.dtype, torch.float32)

@@ -1,0 +1,127 @@
+"""What must hold before the first update, tried on a few dialogues in a second or two."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from detox_rl.batching import Batch
+from detox_rl.policy import load_base
+from detox_rl.ppo_module import PPOModule
+from detox_rl.rewards import Samples
+from detox_rl.rollout import Rollout
+from detox_rl.sampling import StepDecoder
+
+TOXIC, CLEAN = "Tom tells Anna that she is a fucking idiot.", "Tom tells Anna that she is a good friend."
+
+
+class Check(NamedTuple):
+    """One line of the self-check."""
+
+    name: str
+    passed: bool
+    detail: str
+    look_at: str
+
+
+def self_check(module: PPOModule, batch: Batch, fresh: bool) -> Iterator[Check]:
+    """Tries every property on one batch.
+
+    Args:
+        module: attached to a trainer, in the precision of the run.
+        batch: a few dialogues.
+        fresh: whether no update has been made yet, so that policy and reference must agree.
+    """
+    rollout = module.sample(batch)
+    with torch.no_grad():
+        old = module.score(rollout).logprobs
+        again = module.score(rollout).logprobs
+        with module.policy.reference():
+            reference = module.score(rollout).logprobs
+    with torch.enable_grad():
+        ratio = (module.score(rollout).logprobs.detach() - old).exp()
+    mask = rollout.mask
+    yield Check("log-probs repeat", torch.equal(old, again), "two passes, bit for bit", "dropout, or a kernel that is not deterministic")
+    yield Check("ratio is 1", bool((ratio[mask] == 1).all()), f"furthest {(ratio - 1)[mask].abs().max():.1e}", "dropout, or modules in train mode")
+    if fresh:
+        kl = (old - reference)[mask].abs().max()
+        yield Check("KL to the reference is 0", float(kl) < 1e-5, f"largest {kl:.1e} nats a token", "model.warm_start")
+    yield _mask_check(module, rollout)
+    yield _support_check(module, rollout, old)
+    yield _base_check(module, batch)
+    yield from _reward_checks(module)
+    trainable = {name: parameter.numel() for name, parameter in module.policy.trainable().items()}
+    wrong = [name for name in trainable if ".policy." not in name and not name.startswith("value_head")]
+    adapter = sum(size for name, size in trainable.items() if ".policy." in name)
+    share = adapter / sum(p.numel() for name, p in module.policy.named_parameters() if ".reference." not in name and "value_head" not in name)
+    yield Check("only adapter and value head are trained", not wrong and adapter > 0,
+                f"{adapter:,} adapter weights, {100 * share:.2f} % of the model", f"requires_grad of {wrong[:1]}")  # fmt: skip
+
+
+def _mask_check(module: PPOModule, rollout: Rollout) -> Check:
+    """The first token counts, and so does every EOS; nothing after it does."""
+    eos = module.policy.t5.config.eos_token_id
+    ends = (rollout.responses == eos) & rollout.mask
+    right = rollout.mask[:, 0].all() and (ends.sum(-1) <= 1).all() and ((ends.sum(-1) == 1) | rollout.mask.all(-1)).all()
+    return Check("first token and EOS are inside the mask", bool(right), f"{int(ends.sum())} of {len(ends)} summaries ended", "functional/masking.py")
+
+
+@torch.no_grad()
+def _support_check(module: PPOModule, rollout: Rollout, logprobs: Tensor) -> Check:
+    """The sampler gives every token a chance, and the probability that the scoring pass gives it."""
+    start = torch.full((len(rollout.responses),), module.policy.t5.config.decoder_start_token_id, device=rollout.responses.device)
+    logits = StepDecoder(module.policy, rollout.encoder_states, rollout.prompt_mask, 1).step(start)
+    sampled = (logits.float() / module.hparams.temperature).log_softmax(-1)
+    difference = (sampled.gather(-1, rollout.responses[:, :1]).squeeze(-1) - logprobs[:, 0]).abs().max()
+    tolerance = 1e-3 if logits.dtype == torch.float32 else 0.5
+    passed = bool(sampled.isfinite().all()) and float(difference) < tolerance
+    return Check("sampling support is scoring support", passed, f"log-probs differ by at most {difference:.1e}", "sampling.py")
+
+
+@torch.no_grad()
+def _base_check(module: PPOModule, batch: Batch) -> Check:
+    """Adapters off, the model is the base model as it lies on disk."""
+    inputs = dict(input_ids=batch.prompt_ids[:1], attention_mask=batch.prompt_mask[:1], decoder_input_ids=batch.prompt_ids[:1, :8])
+    with module.policy.model.disable_adapter():
+        own = module.policy.t5(**inputs).logits.float()
+    base = load_base(module.hparams.base_model).to(own.device)(**inputs).logits.float()
+    difference = (own - base).abs().max() / base.abs().max()
+    return Check("adapters off equals the base", float(difference) < 1e-2, f"logits differ by {difference:.1e} of their range", "model.base_model")
+
+
+def _reward_checks(module: PPOModule) -> Iterator[Check]:
+    """Every reward that has a classifier prefers the clean one of two sentences."""
+    samples = Samples([TOXIC, CLEAN], ["Tom: hello\nAnna: hello"] * 2, ["Tom talks to Anna."] * 2, [True, True])
+    for term in module.rewards:
+        if hasattr(term, "classifier"):
+            toxic, clean = term(samples).tolist()
+            yield Check(f"{type(term).__name__} ({term.classifier.name}) scores toxic below clean", toxic < clean, f"{toxic:.2f} < {clean:.2f}",
+                        "the label's name and label_is_toxic")  # fmt: skip
+
+
+class SelfCheck(Callback):
+    """Runs `self_check` when training starts, one line a check, and stops the run if one fails.
+
+    Args:
+        only: stop after the check in any case.
+        rows: dialogues to try it on.
+    """
+
+    def __init__(self, only: bool = False, rows: int = 4) -> None:
+        self.only, self.rows = only, rows
+
+    def on_train_start(self, trainer: L.Trainer, module: PPOModule) -> None:
+        batch = next(iter(trainer.datamodule.val_dataloader()))
+        batch = Batch(*(field[: self.rows] for field in batch))
+        batch = trainer.strategy.batch_to_device(batch)
+        with trainer.precision_plugin.forward_context():
+            checks = list(self_check(module, batch, fresh=trainer.global_step == 0))
+        for check in checks if trainer.is_global_zero else ():
+            print(f"  {'ok  ' if check.passed else 'FAIL'} {check.name} ({check.detail})", flush=True)
+        if failed := [f"{check.name}: look at {check.look_at}" for check in checks if not check.passed]:
+            raise RuntimeError(f"The self-check failed: {'; '.join(failed)}.")
+        if self.only:
+            raise SystemExit(0)
