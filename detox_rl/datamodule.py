@@ -53,6 +53,7 @@ class DialogueDataModule(L.LightningDataModule):
         min_characters: of a dialogue.
         max_characters: of a dialogue.
         train_ids: a text file with one id a line; only these are trained on.
+        only_rude: train on the dialogues that the data calls rude and no others: there is nothing to detoxify in polite ones.
         train_limit: train on this many dialogues, chosen by `seed`.
         validation_limit: as train_limit.
         test_limit: as train_limit.
@@ -80,6 +81,7 @@ class DialogueDataModule(L.LightningDataModule):
         min_characters: int = 200,
         max_characters: int = 1000,
         train_ids: str | None = None,
+        only_rude: bool = False,
         train_limit: int | None = None,
         validation_limit: int | None = None,
         test_limit: int | None = None,
@@ -170,6 +172,13 @@ class DialogueDataModule(L.LightningDataModule):
         elif options.train_ids is not None:
             ids = set(existing(options.train_ids).read_text(encoding="utf-8").splitlines())
             selection.keep("not in train_ids", lambda text: text.id in ids)
+        if split == "train" and options.only_rude:
+            if not any(text.rude for text in selection.texts):
+                raise ValueError(
+                    "The training data calls no dialogue rude: name the column that does with data.rude_column, or set "
+                    "data.only_rude to false to train on all of them."
+                )
+            selection.keep("not rude", lambda text: text.rude)
         if options[f"{split}_limit"] is not None:
             selection.limit(f"beyond {split}_limit", options[f"{split}_limit"], options.seed)
         if not selection.texts:

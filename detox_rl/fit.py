@@ -14,6 +14,7 @@ class FitCLI(DetoxCLI):
     def add_arguments_to_parser(self, parser) -> None:
         super().add_arguments_to_parser(parser)
         parser.add_lightning_class_args(CollapseGuard, "guard")
+        parser.set_defaults({"data.only_rude": True, "data.batch_size": 32})
         parser.add_argument("--self_check_only", type=bool, default=False, help="Run the self-check and stop.")
 
 

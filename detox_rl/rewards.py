@@ -351,8 +351,8 @@ def ngrams(text: str, n: int) -> list[tuple[str, ...]]:
 
 def default_rewards() -> list[Callable]:
     """The terms of the embedded run. Log-odds span 12 and ROUGE-L about 0.3, hence the weights."""
-    judged = [NonToxicity(weight=1.0), RougeL(weight=4.0)]
-    return [*judged, LengthBand(weight=4.0), MissingEOS(weight=1.0), ShortOutput(weight=1.0), Repetition(weight=2.0)]
+    judged = [NonToxicity(weight=1.0), RougeL(weight=10.0)]
+    return [*judged, LengthBand(weight=8.0), MissingEOS(weight=1.0), ShortOutput(weight=1.0), Repetition(weight=2.0)]
 
 
 def total_score(terms: list[Callable], samples: Samples) -> tuple[Tensor, dict[str, Tensor]]:

@@ -207,8 +207,9 @@ def take_turns(sides: dict[str, Worker], requests: list[dict]) -> dict[str, dict
         for name in sorted(sides, reverse=bool(turn % 2)):
             heard[name].append(sides[name].ask(**request))
             print(f"{'warm-up' if turn == 0 else f'turn {turn}'}: {name} {heard[name][-1]['seconds']:.2f} s", flush=True)
-        if len({tuple(heard[name][-1]["tokens"]) for name in sides}) > 1:
-            raise SystemExit(f"The sides sampled different numbers of tokens: {[heard[name][-1]['tokens'] for name in sides]}")
+        tokens = {name: heard[name][-1]["tokens"] for name in sides}
+        if len(set(tokens.values())) > 1:
+            raise SystemExit(f"The sides sampled different numbers of tokens: {tokens}")
     results = {}
     for name, answers in heard.items():
         counted = answers[1:]

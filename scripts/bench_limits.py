@@ -58,7 +58,7 @@ def operations(shape: dict, prompt: int, summary: int, epochs: int, rank: int, e
     products = {
         "encode": source,
         "sample": forward,
-        "score": forward + adapter + forward + again,
+        "evaluate": forward + adapter + forward + again,
         "update": epochs * (forward + adapter + again + backward),
     }
     return {phase: 2.0 * number for phase, number in products.items()}

@@ -65,14 +65,14 @@ class Requests:
     """A dataloader whose batches are asked for one at a time. It has a length so that Lightning fetches none ahead."""
 
     def __init__(self, channel: Channel) -> None:
-        self.channel, self.started = channel, 0.0
+        self.channel, self.started, self.batch = channel, 0.0, 0
 
     def __len__(self) -> int:
         return 10**9
 
     def __iter__(self) -> Iterator[Batch]:
         for request in self.channel.requests():
-            self.started = time.perf_counter()
+            self.started, self.batch = time.perf_counter(), len(request["prompts"])
             ForcedDecoder.lengths = torch.tensor(request["lengths"], device="cuda" if torch.cuda.is_available() else "cpu")
             ids, mask = pad(request["prompts"])
             texts = [""] * len(ids)
@@ -89,16 +89,8 @@ class Clock(L.Callback):
         seconds = time.perf_counter() - self.requests.started
         phases = {phase: float(taken) for phase, taken in module.seconds.items()}
         phases["rest"] = seconds - sum(phases.values())
-        self.requests.channel.reply(seconds=seconds, phases=phases, tokens=module.tokens)
-
-
-class CountedPPO(PPOModule):
-    """Remembers how many tokens it sampled, for the driver to compare."""
-
-    def sample(self, *args) -> tuple[Tensor, Tensor]:
-        responses, mask = super().sample(*args)
-        self.tokens = mask.sum(-1).tolist()
-        return responses, mask
+        tokens = trainer.callback_metrics["tokens/responses_len_mean"] * self.requests.batch
+        self.requests.channel.reply(seconds=seconds, phases=phases, tokens=round(float(tokens)))
 
 
 class WordCount:
@@ -114,7 +106,7 @@ def iterations(config: dict, channel: Channel) -> None:
     """PPO iterations, until nobody asks any more."""
     setting = SETTINGS[config["setting"]]
     sampling.StepDecoder = ForcedDecoder
-    module = CountedPPO(
+    module = PPOModule(
         base_model=config["model"], warm_start=None, rewards=[WordCount()], temperature=1.0, lr=LEARNING_RATE,
         lora_rank=setting["lora_rank"], lora_encoder=setting["lora_encoder"], minibatch_size=MINIBATCH,
         ppo_epochs=config["epochs"], max_new_tokens=config["summary"],

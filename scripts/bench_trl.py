@@ -57,7 +57,7 @@ def iterate(trainer: PPOTrainer, config: dict, request: dict) -> dict:
     start = time.perf_counter()
     prompts = [torch.tensor(ids, device=device) for ids in request["prompts"]]
     responses = generate(trainer, config, prompts, torch.tensor(request["lengths"], device=device))
-    tokens = [len(response) - 1 for response in responses]
+    tokens = sum(len(response) - 1 for response in responses)
     if config["mode"] == "notebook":
         responses = [response[-config["summary"] :] for response in responses]
     sampled = time.perf_counter()
@@ -65,7 +65,7 @@ def iterate(trainer: PPOTrainer, config: dict, request: dict) -> dict:
     rewarded = time.perf_counter()
     stats = trainer.step(prompts, responses, rewards)
     seconds = time.perf_counter() - start
-    phases = {"sample": sampled - start, "reward": rewarded - sampled, "score": float(stats["time/ppo/forward_pass"])}
+    phases = {"sample": sampled - start, "reward": rewarded - sampled, "evaluate": float(stats["time/ppo/forward_pass"])}
     phases["update"] = float(stats["time/ppo/optimize_step"])
     phases["rest"] = seconds - sum(phases.values())
     return {"seconds": seconds, "phases": phases, "tokens": tokens}

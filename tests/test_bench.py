@@ -58,7 +58,7 @@ def test_operations_by_hand():
     adapter = (3 + 2) * 2
     backward = (6 + 3 * 2) + VOCABULARY + 2 * 2 + 3 * 2 + 2 * adapter - (3 + 2 + 1) - 2
     assert needed == {
-        "encode": 2 * encode, "sample": 2 * forward, "score": 2 * (2 * forward + adapter), "update": 6 * (forward + adapter + backward),
+        "encode": 2 * encode, "sample": 2 * forward, "evaluate": 2 * (2 * forward + adapter), "update": 6 * (forward + adapter + backward),
     }  # fmt: skip
 
 
@@ -71,7 +71,7 @@ def test_epochs_multiply_the_update_alone():
 def test_a_trained_encoder_costs_more_of_everything_but_sampling():
     frozen, trained = (operations(SHAPES["small"], 200, 48, 1, 16, encoder) for encoder in (False, True))
     assert trained["sample"] == frozen["sample"]
-    assert trained["score"] > frozen["score"] and trained["update"] > 2 * frozen["update"]
+    assert trained["evaluate"] > frozen["evaluate"] and trained["update"] > 2 * frozen["update"]
 
 
 def test_decode_bytes_by_hand():
@@ -136,7 +136,7 @@ class Side:
     def ask(self, **request) -> dict:
         self.calls.append(self.name)
         seconds = next(self.seconds)
-        return {"seconds": seconds, "phases": {"update": seconds / 2}, "tokens": [self.tokens], "memory_mb": 100 + seconds}
+        return {"seconds": seconds, "phases": {"update": seconds / 2}, "tokens": self.tokens, "memory_mb": 100 + seconds}
 
 
 def test_sides_alternate_and_the_first_turn_only_warms_up():

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-CHUNK = 256  # tokens whose logits exist at one time; (256, 32128) in fp32 is 33 MB
+CHUNK = 128  # tokens whose logits exist at one time; (128, 32128) in fp32 is 16 MB, which a CPU's cache can hold
 
 
 def linear_logprobs(hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -11,10 +11,13 @@ def linear_logprobs(hidden: Tensor, weight: Tensor, tokens: Tensor, temperature:
 
     With p = softmax(hidden @ weight.T / temperature): log p[token] and -sum(p * log p). The logits
     are made a chunk at a time and not kept: since the vocabulary projection is frozen, the forward
-    pass already forms both gradients with respect to `hidden`,
+    pass already forms
 
         d log p[y] / d hidden = (onehot(y) - p) @ weight / temperature
-        d entropy  / d hidden = -(p * (log p + entropy)) @ weight / temperature
+
+    and the entropy's gradient, which few runs need, is formed in the backward pass:
+
+        d entropy / d hidden = -(p * (log p + entropy)) @ weight / temperature
 
     Args:
         hidden: decoder states of real tokens. (tokens, d_model)
@@ -23,58 +26,68 @@ def linear_logprobs(hidden: Tensor, weight: Tensor, tokens: Tensor, temperature:
         temperature: the one the tokens were sampled with.
 
     Returns:
-        Log-probabilities and entropies in nats, in fp32 or wider. (tokens,), (tokens,)
+        Log-probabilities and entropies in nats, at least fp32. (tokens,), (tokens,)
 
     Raises:
         ValueError: if `weight` requires gradients.
     """
     if weight.requires_grad:
         raise ValueError("linear_logprobs needs a frozen vocabulary projection.")
-    return _LinearLogprobs.apply(hidden, weight, tokens, temperature)
+    device = hidden.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    with torch.autocast(device, enabled=False):
+        return _LinearLogprobs.apply(hidden.to(dtype), weight.to(dtype), tokens, temperature)
 
 
 class _LinearLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        device = hidden.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-        with torch.autocast(device, enabled=False):
-            weight = weight.to(dtype)
-            parts = [
-                _chunk(part.to(dtype), weight, taken, temperature, gradients=ctx.needs_input_grad[0])
-                for part, taken in zip(hidden.split(CHUNK), tokens.split(CHUNK))
-            ]
-        logprobs, entropies, *gradients = (torch.cat(column) for column in zip(*parts))
-        ctx.save_for_backward(*gradients)
-        ctx.dtype = hidden.dtype
+        needs_gradient = ctx.needs_input_grad[0]
+        parts = [
+            _chunk(part, weight, taken, temperature, needs_gradient)
+            for part, taken in zip(hidden.split(CHUNK), tokens.split(CHUNK))
+        ]
+        logprobs, entropies, *d_logprobs = (torch.cat(column) for column in zip(*parts))
+        ctx.save_for_backward(hidden, weight, entropies, *d_logprobs)
+        ctx.temperature = temperature
+        ctx.set_materialize_grads(False)
         return logprobs, entropies
 
     @staticmethod
-    def backward(ctx, grad_logprobs: Tensor, grad_entropies: Tensor):
-        d_logprobs, d_entropies = ctx.saved_tensors
-        grad = grad_logprobs.unsqueeze(-1) * d_logprobs + grad_entropies.unsqueeze(-1) * d_entropies
-        return grad.to(ctx.dtype), None, None, None
+    def backward(ctx, grad_logprobs: Tensor | None, grad_entropies: Tensor | None):
+        hidden, weight, entropies, *d_logprobs = ctx.saved_tensors
+        grad = torch.zeros(hidden.shape, dtype=entropies.dtype, device=hidden.device)
+        if grad_logprobs is not None:
+            grad = grad + grad_logprobs.unsqueeze(-1) * d_logprobs[0]
+        if grad_entropies is not None:
+            pairs = zip(hidden.split(CHUNK), entropies.split(CHUNK))
+            d_entropies = torch.cat([_entropy_gradient(*pair, weight, ctx.temperature) for pair in pairs])
+            grad = grad + grad_entropies.unsqueeze(-1) * d_entropies
+        return grad.to(hidden.dtype), None, None, None
 
 
-def _chunk(hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float, gradients: bool) -> tuple[Tensor, ...]:
+def _log_softmax(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
     logits = hidden @ weight.T
-    logprobs = logits.to(_wide(logits)) / temperature
-    logprobs -= logprobs.logsumexp(-1, keepdim=True)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).div_(temperature)
+    return logits.sub_(logits.logsumexp(-1, keepdim=True))
+
+
+def _chunk(hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float, gradient: bool) -> tuple[Tensor, ...]:
+    logprobs = _log_softmax(hidden, weight, temperature)
     taken = logprobs.gather(-1, tokens.unsqueeze(-1))
     probabilities = logprobs.exp()
-    entropies = -torch.linalg.vecdot(probabilities, logprobs).unsqueeze(-1)
-    if not gradients:
-        return taken.squeeze(-1), entropies.squeeze(-1)
-    d_entropies = _project(logprobs.add_(entropies).mul_(probabilities).neg_(), weight, temperature)
+    entropies = -torch.linalg.vecdot(probabilities, logprobs)
+    if not gradient:
+        return taken.squeeze(-1), entropies
     onehot_minus_p = probabilities.neg_().scatter_add_(-1, tokens.unsqueeze(-1), torch.ones_like(taken))
-    return taken.squeeze(-1), entropies.squeeze(-1), _project(onehot_minus_p, weight, temperature), d_entropies
+    return taken.squeeze(-1), entropies, _project(onehot_minus_p, weight, temperature)
+
+
+def _entropy_gradient(hidden: Tensor, entropies: Tensor, weight: Tensor, temperature: float) -> Tensor:
+    logprobs = _log_softmax(hidden, weight, temperature)
+    return _project(-logprobs.exp() * (logprobs + entropies.unsqueeze(-1)), weight, temperature)
 
 
 def _project(d_logits: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    gradients = d_logits.to(weight.dtype) @ weight
-    return gradients.to(_wide(gradients)) / temperature
-
-
-def _wide(values: Tensor) -> torch.dtype:
-    """fp32 for anything up to fp32; float64 stays."""
-    return torch.promote_types(values.dtype, torch.float32)
+    projected = d_logits.to(weight.dtype) @ weight
+    return projected.to(torch.promote_types(projected.dtype, torch.float32)) / temperature
