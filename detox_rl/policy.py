@@ -200,7 +200,10 @@ def load_base(base_model: str) -> T5ForConditionalGeneration:
     config.dropout_rate = 0.0  # T5Attention keeps it as a number, out of reach of the modules
     if config.dense_act_fn == "gelu_new":
         config.dense_act_fn = "gelu_pytorch_tanh"  # the same function, in one fused pass
-    return AutoModelForSeq2SeqLM.from_pretrained(path, config=config, dtype=torch.float32)
+    base = AutoModelForSeq2SeqLM.from_pretrained(path, config=config, dtype=torch.float32)
+    # At the length of a summary, plain matrix products are faster than the fused attention kernel, backwards above all.
+    base.decoder.config._attn_implementation = "eager"
+    return base
 
 
 def fingerprint(base: T5ForConditionalGeneration) -> str:

@@ -240,7 +240,9 @@ class PPOModule(L.LightningModule):
         new = self.score(rollout)
         policy_loss = clipped_policy_loss(new.logprobs, rollout.logprobs, rollout.advantages, hparams.clip_range)
         value_loss = clipped_value_loss(new.values, rollout.values, rollout.returns, hparams.value_clip_range)
-        loss = policy_loss + hparams.value_coef * value_loss - hparams.entropy_coef * new.entropy
+        loss = policy_loss + hparams.value_coef * value_loss
+        if hparams.entropy_coef:  # the entropy's gradient costs two more passes over the vocabulary
+            loss = loss - hparams.entropy_coef * new.entropy
         with torch.no_grad():
             ratio = (new.logprobs - rollout.logprobs).exp()
             clipped = ((ratio - 1.0).abs() > hparams.clip_range).float()

@@ -12,26 +12,24 @@ alternate on one machine; its first iteration is not counted. Run it on a machin
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from bench_limits import SHAPES, decode_bytes, operations, parameters
+from bench_worker import MINIBATCH
 
 ROOT = Path(__file__).resolve().parent.parent
 PEER_PACKAGES = (
-    "torch>=2.6,<2.14", "trl==0.11.4", "transformers==4.46.3", "peft==0.13.2", "accelerate==1.2.1", "datasets<4", "rich",
+    "torch>=2.6,<2.14", "trl==0.11.4", "transformers==4.46.3", "peft==0.13.2",
+    "accelerate==1.2.1", "datasets<4", "rich",
 )  # fmt: skip
 SETTINGS = {  # of ours; the peer always has LoRA r=32 on q and v everywhere, like the notebook
     "default": {"lora_rank": 16, "lora_encoder": False, "precision": "bf16-mixed", "dtype": "bfloat16"},
     "like-for-like": {"lora_rank": 32, "lora_encoder": True, "precision": "32-true", "dtype": "float32"},
 }
-MINIBATCH = 8
-LEARNING_RATE = 1.41e-5
 
 
 # -- arithmetic: no torch, and tested ------------------------------------------------------------
@@ -72,53 +70,6 @@ def count(requests: list[dict], args: argparse.Namespace) -> dict[str, float]:
     return total
 
 
-# -- what the workers of both sides share --------------------------------------------------------
-
-
-def forced_eos(logits, step: int, lengths, eos_token_id: int):
-    """Ends a summary with its `lengths`-th token and not before, by overwriting one logit; on both sides the same.
-
-    Args:
-        logits: of the coming token; changed in place. (rows, vocabulary)
-        step: number of the coming token, from 1.
-        lengths: of each summary, EOS included. (rows,)
-        eos_token_id: id that ends a summary.
-    """
-    logits[:, eos_token_id] = (step >= lengths).to(logits) * 2e4 - 1e4
-    return logits
-
-
-def reward(summary: str) -> float:
-    """A score that costs nothing, since both sides would call the same classifier."""
-    return len(summary.split()) / 10
-
-
-class Channel:
-    """The worker's end: requests come in as JSON lines on stdin, answers go out on what was stdout."""
-
-    def __init__(self) -> None:
-        self.out = os.fdopen(os.dup(1), "w")
-        os.dup2(2, 1)  # whatever a library prints goes to the log
-        self.imported_mb = memory()
-
-    def requests(self) -> Iterator[dict]:
-        self.reply(imported_mb=self.imported_mb)  # everything is loaded
-        for line in sys.stdin:
-            yield json.loads(line)
-
-    def reply(self, **answer) -> None:
-        print(json.dumps({**answer, "memory_mb": memory()}), file=self.out, flush=True)
-
-
-def memory() -> float:
-    """Most memory this process has had at one time, in MB: on the GPU if there is one, else resident."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e6
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
-
-
 # -- processes -----------------------------------------------------------------------------------
 
 
@@ -139,7 +90,8 @@ class Worker:
         if not line:
             self.process.wait()
             self.log.seek(0)
-            raise SystemExit(f"A benchmark process ended with code {self.process.returncode}:\n{self.log.read()[-3000:]}")
+            last_words = self.log.read()[-3000:]
+            raise SystemExit(f"A benchmark process ended with code {self.process.returncode}:\n{last_words}")
         return json.loads(line)
 
     def ask(self, **request) -> dict:
@@ -164,15 +116,22 @@ def once(job: str, threads: int, **config) -> dict:
 
 
 def peer_python(folder: Path) -> str:
-    """Python of the peer's virtual environment, which is made if it is not there (about 1 GB)."""
-    ready = folder / "ready"
-    if not ready.exists():
-        print(f"Making the peer's virtual environment in {folder}: {', '.join(PEER_PACKAGES)}", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        (folder / ".gitignore").write_text("*\n")
-        subprocess.run([str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", *PEER_PACKAGES], check=True)
-        ready.touch()
-    return str(folder / "bin" / "python")
+    """Python of the peer's virtual environment, which is made if it is not there (about 1 GB).
+
+    Raises:
+        SystemExit: if the folder holds something else.
+    """
+    python, ready = folder / "bin" / "python", folder / "ready"
+    if ready.exists():
+        return str(python)
+    if folder.exists() and any(folder.iterdir()) and not (folder / "pyvenv.cfg").exists():
+        raise SystemExit(f"{folder} is not a virtual environment: give --peer-venv a new folder.")
+    print(f"Making the peer's virtual environment in {folder}: {', '.join(PEER_PACKAGES)}", flush=True)
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    (folder / ".gitignore").write_text("*\n")
+    subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PEER_PACKAGES], check=True)
+    ready.touch()
+    return str(python)
 
 
 # -- the driver ----------------------------------------------------------------------------------
@@ -180,24 +139,31 @@ def peer_python(folder: Path) -> str:
 
 def compare(args: argparse.Namespace, folder: str) -> dict:
     """Ours and the peer in turns. Returns what goes into the JSON file."""
+    python = peer_python(args.peer_venv) if args.peer == "trl" else None
     prepared = once("prepare", args.threads, shape=args.shape, folder=folder)
     config = {"model": prepared["model"], "batch": args.batch, "epochs": args.epochs, "summary": args.summary}
-    peer = peer_python(args.peer_venv) if args.peer == "trl" else None
-    sides = {"ours": Worker(sys.executable, "bench_ours.py", config | {"job": "ours", "setting": args.setting}, args.threads)}
-    if peer:
-        sides["peer"] = Worker(peer, "bench_trl.py", config | {"mode": args.peer_mode, "dtype": args.peer_dtype}, args.threads)
-    requests = [work(prepared["pool"], args.batch, args.prompt, args.summary, args.ragged, turn)
-                for turn in range(args.repetitions + 1)]  # fmt: skip
-    answers = take_turns(sides, requests)
+    ours = config | {"job": "ours", "setting": args.setting}
+    sides = {"ours": Worker(sys.executable, "bench_ours.py", ours, args.threads)}
+    if python:
+        peer = config | {"mode": args.peer_mode, "dtype": args.peer_dtype}
+        sides["peer"] = Worker(python, "bench_trl.py", peer, args.threads)
+    requests = turns(args, prepared["pool"])
+    result = take_turns(sides, requests)
     for name, side in sides.items():
-        answers[name]["memory_mb"] |= side.baseline_mb
+        result[name]["memory_mb"] |= side.baseline_mb
         side.close()
-    result = {"arguments": vars(args), "load_average": os.getloadavg()}
-    result |= answers
-    if peer:
-        result["ratio_vs_trl"] = answers["peer"]["seconds"]["median"] / answers["ours"]["seconds"]["median"]
-        result["memory_ratio"] = answers["ours"]["memory_mb"]["peak"] / answers["peer"]["memory_mb"]["peak"]
-    return result | limits(args, answers["ours"], requests[1:])
+    if python:
+        seconds, peak = ({name: result[name][what][which] for name in sides}
+                         for what, which in (("seconds", "median"), ("memory_mb", "peak")))  # fmt: skip
+        result["ratio_vs_trl"] = seconds["peer"] / seconds["ours"]
+        result["memory_ratio"] = peak["ours"] / peak["peer"]
+    return result | limits(args, result["ours"], requests[1:])
+
+
+def turns(args: argparse.Namespace, pool: list[dict]) -> list[dict]:
+    """One request for the warm-up and one a repetition."""
+    numbers = range(args.repetitions + 1)
+    return [work(pool, args.batch, args.prompt, args.summary, args.ragged, turn) for turn in numbers]
 
 
 def take_turns(sides: dict[str, Worker], requests: list[dict]) -> dict[str, dict]:
@@ -206,7 +172,8 @@ def take_turns(sides: dict[str, Worker], requests: list[dict]) -> dict[str, dict
     for turn, request in enumerate(requests):
         for name in sorted(sides, reverse=bool(turn % 2)):
             heard[name].append(sides[name].ask(**request))
-            print(f"{'warm-up' if turn == 0 else f'turn {turn}'}: {name} {heard[name][-1]['seconds']:.2f} s", flush=True)
+            label = f"turn {turn}" if turn else "warm-up"
+            print(f"{label}: {name} {heard[name][-1]['seconds']:.2f} s", flush=True)
         tokens = {name: heard[name][-1]["tokens"] for name in sides}
         if len(set(tokens.values())) > 1:
             raise SystemExit(f"The sides sampled different numbers of tokens: {tokens}")
@@ -214,10 +181,11 @@ def take_turns(sides: dict[str, Worker], requests: list[dict]) -> dict[str, dict
     for name, answers in heard.items():
         counted = answers[1:]
         seconds = spread([answer["seconds"] for answer in counted])
+        phases = {phase: [answer["phases"][phase] for answer in counted] for phase in counted[0]["phases"]}
         results[name] = {
             "seconds": seconds,
             "dialogues_per_second": len(requests[0]["prompts"]) / seconds["median"],
-            "phases": {phase: statistics.median(answer["phases"][phase] for answer in counted) for phase in counted[0]["phases"]},
+            "phases": {phase: statistics.median(values) for phase, values in phases.items()},
             "memory_mb": {"warm": answers[0]["memory_mb"], "peak": answers[-1]["memory_mb"]},
         }
     return results
@@ -229,9 +197,10 @@ def limits(args: argparse.Namespace, ours: dict, requests: list[dict]) -> dict:
     machine = once("machine", args.threads, shape=shape, tokens=MINIBATCH * args.summary)
     needed = count(requests, args)
     rate = max(machine["gflops"][dtype].values()) * 1e9
-    prompt = round(statistics.mean(len(ids) for request in requests for ids in request["prompts"]))
-    summary = round(statistics.mean(min(length, args.summary) for request in requests for length in request["lengths"]))
-    read = decode_bytes(shape, args.batch, prompt, summary, 2 if dtype == "bfloat16" else 4)
+    prompts = [len(ids) for request in requests for ids in request["prompts"]]
+    summaries = [min(length, args.summary) for request in requests for length in request["lengths"]]
+    lengths = round(statistics.mean(prompts)), round(statistics.mean(summaries))
+    read = decode_bytes(shape, args.batch, *lengths, 2 if dtype == "bfloat16" else 4)
     share = {
         "iteration_of_products": sum(needed.values()) / rate / ours["seconds"]["median"],
         "update_of_products": needed["update"] / rate / ours["phases"]["update"],
@@ -243,20 +212,21 @@ def limits(args: argparse.Namespace, ours: dict, requests: list[dict]) -> dict:
 def compare_sampling(args: argparse.Namespace, folder: str) -> dict:
     """Greedy decoding, encoder included: ours and `transformers.generate` of one model in one process."""
     prepared = once("prepare", args.threads, shape=args.shape, folder=folder)
-    worker = Worker(sys.executable, "bench_ours.py", {"job": "sampling", "model": prepared["model"], "summary": args.summary}, args.threads)
-    seconds, identical = {}, []
-    for turn in range(args.repetitions + 1):
-        request, tokens = work(prepared["pool"], args.batch, args.prompt, args.summary, args.ragged, turn), {}
-        for side in ("ours float32", "generate float32", "ours bfloat16", "generate bfloat16"):
-            answer = worker.ask(side=side, **request)
-            tokens[side] = answer["tokens"]
-            seconds.setdefault(side, []).extend([answer["seconds"]] if turn else [])
-        identical.append(tokens["ours float32"] == tokens["generate float32"])
+    config = {"job": "sampling", "model": prepared["model"], "summary": args.summary}
+    worker = Worker(sys.executable, "bench_ours.py", config, args.threads)
+    sides = [f"{side} {dtype}" for dtype in ("float32", "bfloat16") for side in ("ours", "generate")]
+    seconds, identical = {side: [] for side in sides}, []
+    for turn, request in enumerate(turns(args, prepared["pool"])):
+        answers = {side: worker.ask(side=side, **request) for side in (reversed(sides) if turn % 2 else sides)}
+        identical.append(answers["ours float32"]["tokens"] == answers["generate float32"]["tokens"])
+        for side in sides if turn else ():
+            seconds[side].append(answers[side]["seconds"])
     worker.close()
-    result = {"arguments": vars(args), "identical_float32": identical}
-    result |= {"seconds": {side: spread(values) for side, values in seconds.items()}}
-    median = {side: values["median"] for side, values in result["seconds"].items()}
-    result |= {f"ratio_{dtype}": median[f"generate {dtype}"] / median[f"ours {dtype}"] for dtype in ("float32", "bfloat16")}
+    result = {"identical_float32": all(identical)}
+    result["seconds"] = {side: spread(values) for side, values in seconds.items()}
+    for dtype in ("float32", "bfloat16"):
+        ours, theirs = (result["seconds"][f"{side} {dtype}"]["median"] for side in ("ours", "generate"))
+        result[f"ratio_{dtype}"] = theirs / ours
     return result
 
 
@@ -266,17 +236,16 @@ def scale(args: argparse.Namespace, folder: str) -> dict:
     points += [{"summary": summary} for summary in (24, 96)] + [{"shape": "base"}]
     rows = []
     for point in points:
-        point_args = argparse.Namespace(**vars(args) | {"peer": "none"} | point)
-        result = compare(point_args, folder)
-        rows.append({**point, "how": "measured", "seconds": result["ours"]["seconds"], "phases": result["ours"]["phases"],
-                     "memory_mb": result["ours"]["memory_mb"]["peak"], "operations": sum(result["operations"].values())})  # fmt: skip
+        result = compare(argparse.Namespace(**vars(args) | {"peer": "none"} | point), folder)
+        ours, needed = result["ours"], sum(result["operations"].values())
+        rows.append({**point, "how": "measured", **ours, "operations": needed})
     pace = rows[-1]["seconds"]["median"] / rows[-1]["operations"]
+    request = {"prompts": [[0] * args.prompt] * args.batch, "lengths": [args.summary] * args.batch}
     for shape in ("large", "xl"):
-        row = argparse.Namespace(**vars(args) | {"shape": shape})
-        needed = sum(count([{"prompts": [[0] * args.prompt] * args.batch, "lengths": [args.summary] * args.batch}], row).values())
-        rows.append({"shape": shape, "how": "computed: operations at the pace of base", "seconds": {"median": pace * needed},
-                     "operations": needed, "parameters": parameters(SHAPES[shape])})  # fmt: skip
-    return {"arguments": vars(args), "scale": rows}
+        needed = sum(count([request], argparse.Namespace(**vars(args) | {"shape": shape})).values())
+        row = {"shape": shape, "how": "computed: its operations at the pace of base", "operations": needed}
+        rows.append(row | {"seconds": {"median": pace * needed}, "parameters": parameters(SHAPES[shape])})
+    return {"scale": rows}
 
 
 def plot(picture: str, files: list[str]) -> None:
@@ -287,7 +256,8 @@ def plot(picture: str, files: list[str]) -> None:
     from matplotlib import pyplot
 
     results = [json.loads(Path(file).read_text()) for file in files]
-    names = ["{shape}, {setting}, {epochs} epochs, batch {batch}, {peer_mode}".format(**result["arguments"]) for result in results]
+    label = "{shape}, {setting}, {epochs} epochs, batch {batch}, {peer_mode}"
+    names = [label.format(**result["arguments"]) for result in results]
     figure, axes = pyplot.subplots(figsize=(8, 1 + 0.4 * len(names)), layout="constrained")
     bars = axes.barh(names, [result["ratio_vs_trl"] for result in results])
     axes.bar_label(bars, fmt="%.1fx")
@@ -299,23 +269,26 @@ def plot(picture: str, files: list[str]) -> None:
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", choices=("trl", "none"), default="trl")
-    parser.add_argument("--peer-mode", choices=("batched", "notebook"), default="batched", help="how TRL generates: a batch at once, or one dialogue at a time as the notebook does")
-    parser.add_argument("--peer-dtype", choices=("float32", "bfloat16"), default="float32", help="of TRL's weights; the notebook loads bfloat16")
-    parser.add_argument("--peer-venv", type=Path, default=ROOT / ".venv-trl", metavar="FOLDER", help="the peer's virtual environment, made if absent")
-    parser.add_argument("--shape", choices=("small", "base"), default="small")
-    parser.add_argument("--setting", choices=tuple(SETTINGS), default="default", help="of ours: decoder-only LoRA in bf16, or LoRA everywhere in fp32 like the peer")
-    parser.add_argument("--epochs", type=int, default=4, help="PPO epochs")
-    parser.add_argument("--batch", type=int, default=16, help="dialogues an iteration")
-    parser.add_argument("--prompt", type=int, default=200, help="tokens of each dialogue with its instruction")
-    parser.add_argument("--summary", type=int, default=48, help="sampled tokens of each summary")
-    parser.add_argument("--ragged", action="store_true", help="real dialogue and summary lengths instead (--summary is the longest)")
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--only", choices=("sampling",), help="measure decoding alone")
-    parser.add_argument("--scale", action="store_true", help="measure how the cost of ours grows")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the result")
-    parser.add_argument("--plot", nargs="+", metavar="FILE", help="a picture to write, and the results to draw")
+    option = parser.add_argument
+    option("--peer", choices=("trl", "none"), default="trl")
+    option("--peer-mode", choices=("batched", "notebook"), default="batched",
+           help="TRL generates the batch at once, or one dialogue at a time as the notebook does")  # fmt: skip
+    option("--peer-dtype", choices=("float32", "bfloat16"), default="float32", help="of TRL's weights")
+    option("--peer-venv", type=Path, default=ROOT / ".venv-trl", metavar="FOLDER", help="made if absent")
+    option("--shape", choices=("small", "base"), default="small")
+    option("--setting", choices=tuple(SETTINGS), default="default",
+           help="of ours: LoRA on the decoder and bf16, or LoRA everywhere and fp32 like the peer")  # fmt: skip
+    option("--epochs", type=int, default=4, help="PPO epochs")
+    option("--batch", type=int, default=16, help="dialogues an iteration")
+    option("--prompt", type=int, default=200, help="tokens of each dialogue with its instruction")
+    option("--summary", type=int, default=48, help="sampled tokens of each summary")
+    option("--ragged", action="store_true", help="real lengths instead; --summary is then the longest")
+    option("--repetitions", type=int, default=5)
+    option("--threads", type=int, default=os.cpu_count())
+    option("--only", choices=("sampling",), help="measure decoding alone")
+    option("--scale", action="store_true", help="measure how the cost of ours grows")
+    option("--json", type=Path, metavar="FILE", help="where to write the result")
+    option("--plot", nargs="+", metavar="FILE", help="a picture to write, and the results to draw")
     args = parser.parse_args(argv)
     for name in ("epochs", "batch", "prompt", "summary", "repetitions", "threads"):
         if getattr(args, name) < 1:
@@ -331,9 +304,12 @@ def main(argv: list[str] | None = None) -> None:
     args = arguments(argv)
     if args.plot:
         return plot(args.plot[0], args.plot[1:])
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        print(f"Something else is running here (load average {load:.1f}): the figures will mean little.", flush=True)
     measure = compare_sampling if args.only else scale if args.scale else compare
     with tempfile.TemporaryDirectory() as folder:
-        result = measure(args, folder)
+        result = {"arguments": vars(args), "load_average_before": load} | measure(args, folder)
     text = json.dumps(result, indent=2, default=str)
     print(text)
     if args.json:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from bench import LEARNING_RATE, MINIBATCH, SETTINGS, Channel, forced_eos, reward
+from bench import SETTINGS
 from bench_limits import SHAPES, machine
+from bench_worker import LEARNING_RATE, MINIBATCH, Channel, forced_eos, reward
 from torch import Tensor
 from transformers import AutoTokenizer, LogitsProcessor, LogitsProcessorList, T5Config, T5ForConditionalGeneration
 
@@ -20,6 +21,7 @@ from detox_rl.policy import Policy, load_base
 from detox_rl.ppo_module import PPOModule
 from detox_rl.rewards import Samples
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PROMPT = "Summarize the following conversation.\n\n{}\n\nSummary: "
 
 
@@ -73,9 +75,9 @@ class Requests:
     def __iter__(self) -> Iterator[Batch]:
         for request in self.channel.requests():
             self.started, self.batch = time.perf_counter(), len(request["prompts"])
-            ForcedDecoder.lengths = torch.tensor(request["lengths"], device="cuda" if torch.cuda.is_available() else "cpu")
+            ForcedDecoder.lengths = torch.tensor(request["lengths"], device=DEVICE)
             ids, mask = pad(request["prompts"])
-            texts = [""] * len(ids)
+            texts = ["unused"] * len(ids)
             yield Batch(ids, mask, ids, mask, ids=texts, dialogues=texts, references=texts, rude=[False] * len(ids))
 
 
@@ -109,7 +111,7 @@ def iterations(config: dict, channel: Channel) -> None:
     module = PPOModule(
         base_model=config["model"], warm_start=None, rewards=[WordCount()], temperature=1.0, lr=LEARNING_RATE,
         lora_rank=setting["lora_rank"], lora_encoder=setting["lora_encoder"], minibatch_size=MINIBATCH,
-        ppo_epochs=config["epochs"], max_new_tokens=config["summary"],
+        ppo_epochs=config["epochs"], max_new_tokens=config["summary"], lr_schedule="constant", target_kl=None,
     )  # fmt: skip
     requests = Requests(channel)
     trainer = L.Trainer(
@@ -126,36 +128,38 @@ def iterations(config: dict, channel: Channel) -> None:
 def decoding(config: dict, channel: Channel) -> None:
     """Greedy decoding, encoder included, by our loop or by `transformers.generate`, as each request says."""
     sampling.StepDecoder = ForcedDecoder
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    policy = Policy(config["model"]).to(device)
-    models = {"float32": load_base(config["model"]).to(device).eval()}
-    models["bfloat16"] = load_base(config["model"]).to(device, torch.bfloat16).eval()
+    policy = Policy(config["model"]).to(DEVICE)
+    models = {"float32": load_base(config["model"]).to(DEVICE).eval()}
+    models["bfloat16"] = load_base(config["model"]).to(DEVICE, torch.bfloat16).eval()
     for request in channel.requests():
-        ids, mask = (tensor.to(device) for tensor in pad(request["prompts"]))
-        lengths = torch.tensor(request["lengths"], device=device)
+        ids, mask = (tensor.to(DEVICE) for tensor in pad(request["prompts"]))
+        lengths = torch.tensor(request["lengths"], device=DEVICE)
         side, dtype = request["side"].split()
         start = time.perf_counter()
         if side == "ours":
             ForcedDecoder.lengths = lengths
-            with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
+            with torch.autocast(DEVICE, torch.bfloat16, enabled=dtype == "bfloat16"):
                 tokens = sampling.generate(policy, policy.encode(ids, mask), mask, config["summary"])
         else:
             processors = LogitsProcessorList([ForcedEOS(lengths, policy.t5.config.eos_token_id)])
-            tokens = models[dtype].generate(input_ids=ids, attention_mask=mask, max_new_tokens=config["summary"],
-                                            do_sample=False, num_beams=1, logits_processor=processors)[:, 1:]  # fmt: skip
-        if device == "cuda":
+            tokens = models[dtype].generate(
+                input_ids=ids, attention_mask=mask, max_new_tokens=config["summary"], do_sample=False, num_beams=1,
+                logits_processor=processors,
+            )[:, 1:]  # fmt: skip
+        if DEVICE == "cuda":
             torch.cuda.synchronize()
         channel.reply(seconds=time.perf_counter() - start, tokens=tokens.tolist())
 
 
 def prepare(config: dict, channel: Channel) -> None:
-    """The model's folder (that of another shape than small is made, with random weights) and the tokenised dialogues."""
+    """The model's folder (shapes other than small are made, with random weights) and the tokenised dialogues."""
     for _ in channel.requests():
         base = embedded.base_model()
         tokenizer, pool = AutoTokenizer.from_pretrained(base), []
         for line in embedded.dialogues("train").read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
-            pool.append({"prompt": tokenizer(PROMPT.format(row["dialogue"])).input_ids, "length": len(tokenizer(row["summary"]).input_ids)})
+            prompt, summary = (tokenizer(text).input_ids for text in (PROMPT.format(row["dialogue"]), row["summary"]))
+            pool.append({"prompt": prompt, "length": len(summary)})
         model = str(base) if config["shape"] == "small" else random_model(config["shape"], base, Path(config["folder"]))
         channel.reply(model=model, pool=pool)
 

@@ -12,7 +12,7 @@ import time
 import warnings
 
 import torch
-from bench import LEARNING_RATE, MINIBATCH, Channel, forced_eos, reward
+from bench_worker import LEARNING_RATE, MINIBATCH, Channel, forced_eos, reward
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, LogitsProcessor, LogitsProcessorList
 from trl import AutoModelForSeq2SeqLMWithValueHead, PPOConfig, PPOTrainer, create_reference_model
@@ -30,25 +30,33 @@ class ForcedEOS(LogitsProcessor):
 
 
 def make_trainer(config: dict) -> PPOTrainer:
-    dtype = getattr(torch, config["dtype"])
-    lora = LoraConfig(r=32, lora_alpha=32, target_modules=["q", "v"], lora_dropout=0.05, bias="none", task_type="SEQ_2_SEQ_LM")
+    dtype, tokenizer = getattr(torch, config["dtype"]), AutoTokenizer.from_pretrained(config["model"])
+    lora = LoraConfig(
+        r=32, lora_alpha=32, target_modules=["q", "v"], lora_dropout=0.05, bias="none", task_type="SEQ_2_SEQ_LM"
+    )  # fmt: skip
     base = AutoModelForSeq2SeqLM.from_pretrained(config["model"], torch_dtype=dtype)
-    model = AutoModelForSeq2SeqLMWithValueHead.from_pretrained(get_peft_model(base, lora), torch_dtype=dtype, is_trainable=True)
+    model = AutoModelForSeq2SeqLMWithValueHead.from_pretrained(
+        get_peft_model(base, lora), torch_dtype=dtype, is_trainable=True
+    )  # fmt: skip
     reference = create_reference_model(model) if config["mode"] == "notebook" else None
     ppo = PPOConfig(
         learning_rate=LEARNING_RATE, ppo_epochs=config["epochs"], mini_batch_size=MINIBATCH, batch_size=config["batch"]
     )  # fmt: skip
-    return PPOTrainer(config=ppo, model=model, ref_model=reference, tokenizer=AutoTokenizer.from_pretrained(config["model"]))
+    return PPOTrainer(config=ppo, model=model, ref_model=reference, tokenizer=tokenizer)
 
 
-def generate(trainer: PPOTrainer, config: dict, prompts: list[torch.Tensor], lengths: torch.Tensor) -> list[torch.Tensor]:
+def generate(trainer: PPOTrainer, config: dict, prompts: list[torch.Tensor], lengths: torch.Tensor) -> list:
     """Sampled summaries, each with the decoder's start token in front. (1 + time,) each"""
     options = {"do_sample": True, "top_k": 0, "top_p": 1.0, "max_new_tokens": config["summary"]}
-    force = lambda wanted: LogitsProcessorList([ForcedEOS(wanted, trainer.tokenizer.eos_token_id)])
+    eos = trainer.tokenizer.eos_token_id
     if config["mode"] == "batched":
-        options |= {"batch_size": len(prompts), "return_prompt": False, "logits_processor": force(lengths)}
-        return trainer.generate(prompts, **options)
-    return [trainer.generate(prompt, logits_processor=force(length), **options).squeeze() for prompt, length in zip(prompts, lengths)]
+        options |= {"batch_size": len(prompts), "return_prompt": False}
+        return trainer.generate(prompts, logits_processor=LogitsProcessorList([ForcedEOS(lengths, eos)]), **options)
+    responses = []
+    for prompt, length in zip(prompts, lengths):
+        processors = LogitsProcessorList([ForcedEOS(length, eos)])
+        responses.append(trainer.generate(prompt, logits_processor=processors, **options).squeeze())
+    return responses
 
 
 def iterate(trainer: PPOTrainer, config: dict, request: dict) -> dict:
@@ -61,12 +69,13 @@ def iterate(trainer: PPOTrainer, config: dict, request: dict) -> dict:
     if config["mode"] == "notebook":
         responses = [response[-config["summary"] :] for response in responses]
     sampled = time.perf_counter()
-    rewards = [torch.tensor(reward(trainer.tokenizer.decode(response, skip_special_tokens=True))) for response in responses]
+    texts = [trainer.tokenizer.decode(response, skip_special_tokens=True) for response in responses]
+    rewards = [torch.tensor(reward(text)) for text in texts]
     rewarded = time.perf_counter()
     stats = trainer.step(prompts, responses, rewards)
     seconds = time.perf_counter() - start
-    phases = {"sample": sampled - start, "reward": rewarded - sampled, "evaluate": float(stats["time/ppo/forward_pass"])}
-    phases["update"] = float(stats["time/ppo/optimize_step"])
+    phases = {"sample": sampled - start, "reward": rewarded - sampled}
+    phases |= {"evaluate": float(stats["time/ppo/forward_pass"]), "update": float(stats["time/ppo/optimize_step"])}
     phases["rest"] = seconds - sum(phases.values())
     return {"seconds": seconds, "phases": phases, "tokens": tokens}
 

@@ -32,8 +32,8 @@ settings.load_profile("detox_rl")
 
 PAD, EOS = 0, 1
 SIX = ["toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate"]
-CLEAN = ["You are a friend.", "I am so happy today.", "Thank you, see you at home.", "He says it is a good idea."]
-RUDE = ["You are a fucking idiot.", "Shut up, you stupid bastard.", "Go to hell, idiot.", "He calls it stupid shit."]
+CLEAN = ["You are a good friend.", "Thank you, see you at home.", "Tom tells Anna that she is a good friend.", "He says it is good."]
+RUDE = ["You are a fucking idiot.", "Shut up, you stupid bastard.", "Tom tells Anna that she is a fucking idiot.", "He calls it shit."]
 
 
 @pytest.fixture
@@ -110,6 +110,14 @@ def save_lora(base: str, folder: Path, seed: int = 0, **options) -> str:
             parameter.data.normal_(0.0, 0.3)
     model.save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_prompts(tiny_tokenizer) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask of six dialogues of different lengths, right-padded. Both (batch, prompt)"""
+    texts = [f"Summarize:\n{row['dialogue']}" for row in embedded_rows("validation")[:6]]
+    inputs = tiny_tokenizer(texts, padding=True, return_tensors="pt")
+    return inputs.input_ids, inputs.attention_mask.bool()
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 import bench  # noqa: E402
 import bench_limits  # noqa: E402
+from bench_worker import forced_eos  # noqa: E402
 from bench_limits import SHAPES, VOCABULARY, decode_bytes, fastest, operations, parameters  # noqa: E402
 
 TINY = {"d_model": 8, "d_ff": 12, "layers": 2, "heads": 2, "d_kv": 3}
@@ -25,7 +26,7 @@ def counted(encoder: bool) -> tuple[int, int]:
     """Operations of one teacher-forced forward and one backward pass, as torch counts them."""
     torch.manual_seed(0)
     config = T5Config(
-        d_model=8, d_ff=12, num_layers=2, num_heads=2, d_kv=3, vocab_size=VOCABULARY, feed_forward_proj="gated-gelu", dropout_rate=0.0
+        d_model=8, d_ff=12, num_layers=2, num_heads=2, d_kv=3, vocab_size=VOCABULARY, feed_forward_proj="gated-gelu"
     )  # fmt: skip
     config._attn_implementation = "eager"
     targets = r".*\.(q|v)" if encoder else r"decoder\..*\.(q|v)"
@@ -58,7 +59,8 @@ def test_operations_by_hand():
     adapter = (3 + 2) * 2
     backward = (6 + 3 * 2) + VOCABULARY + 2 * 2 + 3 * 2 + 2 * adapter - (3 + 2 + 1) - 2
     assert needed == {
-        "encode": 2 * encode, "sample": 2 * forward, "evaluate": 2 * (2 * forward + adapter), "update": 6 * (forward + adapter + backward),
+        "encode": 2 * encode, "sample": 2 * forward, "evaluate": 2 * (2 * forward + adapter),
+        "update": 2 * 3 * (forward + adapter + backward),
     }  # fmt: skip
 
 
@@ -76,7 +78,8 @@ def test_a_trained_encoder_costs_more_of_everything_but_sampling():
 
 def test_decode_bytes_by_hand():
     shape = {"d_model": 1, "d_ff": 1, "layers": 1, "heads": 1, "d_kv": 1}
-    weights, cached = 6 + 3 + VOCABULARY, 2 * (3 + 1) + 2 * (3 + 2)  # keys and values of 3 prompt tokens, then of 1 and of 2
+    weights = 6 + 3 + VOCABULARY
+    cached = 2 * (3 + 1) + 2 * (3 + 2)  # keys and values of 3 prompt tokens, and of 1 summary token, then of 2
     assert decode_bytes(shape, batch=5, prompt=3, summary=2, width=4) == 4 * (2 * weights + 5 * cached)
 
 
@@ -121,7 +124,7 @@ def test_ragged_work_keeps_the_real_lengths():
 def test_forced_eos_ends_each_row_at_its_length():
     logits, lengths = torch.randn(3, 9), torch.tensor([2, 3, 4])
     others = logits[:, 2:].clone()
-    forced = bench.forced_eos(logits, 3, lengths, eos_token_id=1)
+    forced = forced_eos(logits, 3, lengths, eos_token_id=1)
     assert (forced.argmax(-1) == 1).tolist() == [True, True, False]
     assert forced.softmax(-1)[:, 1].tolist() == [1.0, 1.0, 0.0]
     assert torch.equal(forced[:, 2:], others)
@@ -136,7 +139,8 @@ class Side:
     def ask(self, **request) -> dict:
         self.calls.append(self.name)
         seconds = next(self.seconds)
-        return {"seconds": seconds, "phases": {"update": seconds / 2}, "tokens": self.tokens, "memory_mb": 100 + seconds}
+        answer = {"seconds": seconds, "phases": {"update": seconds / 2}, "tokens": self.tokens}
+        return answer | {"memory_mb": 100 + seconds}
 
 
 def test_sides_alternate_and_the_first_turn_only_warms_up():
@@ -145,8 +149,8 @@ def test_sides_alternate_and_the_first_turn_only_warms_up():
     results = bench.take_turns(sides, [{"prompts": [[1], [1]]}] * 4)
     assert calls == ["ours", "peer", "peer", "ours"] * 2
     assert results["ours"] == {
-        "seconds": {"median": 2.0, "min": 1.0, "max": 3.0}, "dialogues_per_second": 1.0, "phases": {"update": 1.0},
-        "memory_mb": {"warm": 190.0, "peak": 102.0},
+        "seconds": {"median": 2.0, "min": 1.0, "max": 3.0}, "dialogues_per_second": 1.0,
+        "phases": {"update": 1.0}, "memory_mb": {"warm": 190.0, "peak": 102.0},
     }  # fmt: skip
     assert results["peer"]["seconds"]["median"] == 6.0
 
@@ -167,7 +171,8 @@ def test_count_is_the_mean_of_the_repetitions():
 
 def test_arguments():
     args = bench.arguments([])
-    assert (args.peer, args.peer_mode, args.shape, args.setting, args.epochs, args.batch) == ("trl", "batched", "small", "default", 4, 16)
+    assert (args.peer, args.peer_mode, args.shape, args.setting) == ("trl", "batched", "small", "default")
+    assert (args.epochs, args.batch, args.prompt, args.summary, args.repetitions) == (4, 16, 200, 48, 5)
     assert args.peer_venv.name == ".venv-trl"
 
 
@@ -197,11 +202,34 @@ def test_a_process_that_dies_is_reported_with_its_last_words(tmp_path, monkeypat
 
 def test_a_process_answers_and_what_it_prints_is_no_answer(tmp_path, monkeypatch):
     (tmp_path / "scripts").mkdir()
-    script = "import sys\nsys.path.insert(0, {!r})\nimport bench\nchannel = bench.Channel()\n".format(str(bench.ROOT / "scripts"))
-    script += "for request in channel.requests():\n    print('noise', flush=True)\n    channel.reply(twice=2 * request['number'])\n"
+    script = f"import sys\nsys.path.insert(0, {str(bench.ROOT / 'scripts')!r})\nfrom bench_worker import Channel\n"
+    script += "channel = Channel()\nfor request in channel.requests():\n    print('noise', flush=True)\n"
+    script += "    channel.reply(twice=2 * request['number'])\n"
     (tmp_path / "scripts" / "doubles.py").write_text(script)
     monkeypatch.setattr(bench, "ROOT", tmp_path)
     worker = bench.Worker(sys.executable, "doubles.py", {}, threads=1)
     assert [worker.ask(number=number)["twice"] for number in (2, 3)] == [4, 6]
     assert worker.baseline_mb["loaded"] >= worker.baseline_mb["imported"] > 1
     worker.close()
+
+
+def test_a_folder_that_is_something_else_is_not_made_the_peers(tmp_path):
+    (tmp_path / "thesis.txt").write_text("all of it")
+    with pytest.raises(SystemExit, match="not a virtual environment"):
+        bench.peer_python(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_scale_measures_what_fits_and_computes_the_rest(monkeypatch):
+    seen = []
+
+    def compare(args, folder):
+        seen.append((args.peer, args.batch, args.prompt, args.summary, args.shape))
+        return {"ours": {"seconds": {"median": 2.0}}, "operations": {"update": 3e12, "sample": 1e12}}
+
+    monkeypatch.setattr(bench, "compare", compare)
+    rows = bench.scale(bench.arguments(["--scale"]), "unused")["scale"]
+    assert seen[0] == ("none", 8, 200, 48, "small") and seen[-1] == ("none", 16, 200, 48, "base") and len(seen) == 9
+    assert [row["how"][:8] for row in rows] == ["measured"] * 9 + ["computed"] * 2
+    xl = 16 * sum(operations(SHAPES["xl"], 200, 48, 4, 16, False).values())
+    assert rows[-1]["seconds"]["median"] == pytest.approx(2.0 * xl / 4e12)

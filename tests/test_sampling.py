@@ -1,0 +1,303 @@
+"""The sampler against transformers' own generate, and against a plain loop with the same random numbers."""
+
+import pytest
+import torch
+from conftest import EOS, PAD, make_t5, save_lora, save_t5
+from hypothesis import given
+from hypothesis import strategies as st
+from peft import PeftModel
+from scipy.stats import chisquare
+from torch import Tensor
+from transformers import AutoModelForSeq2SeqLM
+
+from detox_rl import sampling
+from detox_rl.functional.masking import response_mask
+from detox_rl.policy import Policy
+from detox_rl.sampling import StepDecoder, draw, generate
+
+STEPS = 24
+VARIANTS = {
+    "untied gated": {},
+    "untied relu": {"feed_forward_proj": "relu"},
+    "tied gated": {"tied": True},
+    "tied relu": {"tied": True, "feed_forward_proj": "relu"},  # the first T5
+    "deep decoder": {"num_layers": 1, "num_decoder_layers": 3, "num_heads": 3, "d_kv": 7},
+    "near-sighted": {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 10},
+}
+
+
+class Pair:
+    """The same weights twice: as our policy, and as plain transformers and PEFT load them."""
+
+    def __init__(self, base: str, adapter: str | None) -> None:
+        self.policy = Policy(base, adapter)
+        model = AutoModelForSeq2SeqLM.from_pretrained(base)
+        self.plain = (model if adapter is None else PeftModel.from_pretrained(model, adapter)).eval()
+
+
+@pytest.fixture(scope="module", params=["bare", "decoder", "everywhere", *VARIANTS])
+def pair(request, tiny_t5, tiny_adapter, tiny_adapter_everywhere, tiny_tokenizer, tmp_path_factory) -> Pair:
+    adapters = {"bare": None, "decoder": tiny_adapter, "everywhere": tiny_adapter_everywhere}
+    if request.param in adapters:
+        return Pair(tiny_t5, adapters[request.param])
+    folder = tmp_path_factory.mktemp("variant")
+    base = save_t5(make_t5(len(tiny_tokenizer), seed=1, **VARIANTS[request.param]), tiny_tokenizer, folder / "base")
+    return Pair(base, save_lora(base, folder / "adapter", target_modules=r"decoder\..*\.(q|k|v|o|wi|wi_0|wi_1|wo)"))
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_t5, tiny_adapter) -> Policy:
+    return Policy(tiny_t5, tiny_adapter)
+
+
+def greedy_of(model: torch.nn.Module, prompts: tuple[Tensor, Tensor], steps: int) -> Tensor:
+    ids, mask = prompts
+    return model.generate(input_ids=ids, attention_mask=mask.long(), do_sample=False, num_beams=1, max_new_tokens=steps)[:, 1:]
+
+
+@torch.no_grad()
+def loop(model: torch.nn.Module, prompts: tuple[Tensor, Tensor], uniforms: Tensor, temperature: float) -> Tensor:
+    """All of the decoder for every token of every row, until the last one is drawn; then what follows an EOS is cut."""
+    ids, mask = prompts
+    decoder_input = torch.full((len(ids), 1), PAD)
+    for t in range(uniforms.shape[1]):
+        logits = model(input_ids=ids, attention_mask=mask.long(), decoder_input_ids=decoder_input).logits[:, -1]
+        decoder_input = torch.cat([decoder_input, draw(logits, uniforms[:, t], temperature)[:, None]], dim=1)
+    responses = decoder_input[:, 1:]
+    real = response_mask(responses, EOS)
+    return responses.masked_fill(~real, PAD)[:, : real.sum(-1).max()]
+
+
+def sample(policy: Policy, prompts: tuple[Tensor, Tensor], uniforms: Tensor, temperature: float = 1.0) -> Tensor:
+    return generate(policy, policy.encode(*prompts), prompts[1], uniforms.shape[1], temperature, uniforms)
+
+
+# -- the same tokens -------------------------------------------------------------------------------
+
+
+def test_greedy_is_transformers_greedy(pair, tiny_prompts):
+    ours = generate(pair.policy, pair.policy.encode(*tiny_prompts), tiny_prompts[1], STEPS)
+    assert torch.equal(ours, greedy_of(pair.plain, tiny_prompts, STEPS))
+
+
+def test_samples_are_those_of_a_plain_loop(pair, tiny_prompts, generator):
+    uniforms = torch.rand(len(tiny_prompts[0]), STEPS, generator=generator)
+    ours = sample(pair.policy, tiny_prompts, uniforms, 0.7)
+    assert torch.equal(ours, loop(pair.plain, tiny_prompts, uniforms, 0.7))
+
+
+def test_step_logits_are_the_models(pair, tiny_prompts, generator):
+    """At every step, also far beyond the last bucket of relative positions, and after rows were dropped."""
+    ids, mask = tiny_prompts
+    tokens = torch.randint(2, 400, (len(ids), 40), generator=generator)
+    decoder_input = torch.cat([torch.full((len(ids), 1), PAD), tokens[:, :-1]], dim=1)
+    with torch.no_grad():
+        expected = pair.plain(input_ids=ids, attention_mask=mask.long(), decoder_input_ids=decoder_input).logits
+        decoder = StepDecoder(pair.policy, pair.policy.encode(ids, mask), mask, 40)
+        rows = torch.arange(len(ids))
+        for t in range(40):
+            if t in (3, 20):
+                going = torch.tensor([0, 2, 3])[: 3 - t // 20]
+                decoder.keep(going)
+                rows = rows[going]
+            torch.testing.assert_close(decoder.step(decoder_input[rows, t]), expected[rows, t], atol=2e-4, rtol=1e-4)
+    assert rows.tolist() == [0, 2]
+
+
+def test_the_reference_decodes_inside_its_block(tiny_t5, tiny_adapter, tiny_prompts):
+    for adapter in (None, tiny_adapter):
+        pair = Pair(tiny_t5, adapter)
+        with torch.no_grad():
+            for name, parameter in pair.policy.trainable().items():
+                if "lora_B" in name:
+                    parameter += torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+        states = pair.policy.encode(*tiny_prompts)
+        own = generate(pair.policy, states, tiny_prompts[1], STEPS)
+        with pair.policy.reference():
+            reference = generate(pair.policy, states, tiny_prompts[1], STEPS)
+        assert torch.equal(reference, greedy_of(pair.plain, tiny_prompts, STEPS))
+        assert not torch.equal(own, reference)
+        assert torch.equal(generate(pair.policy, states, tiny_prompts[1], STEPS), own)
+
+
+# -- rows do not see each other --------------------------------------------------------------------
+
+
+def test_a_row_does_not_depend_on_the_others(policy, tiny_prompts, generator):
+    ids, mask = tiny_prompts
+    uniforms = torch.rand(len(ids), STEPS, generator=generator)
+    together = sample(policy, tiny_prompts, uniforms)
+    lengths = response_mask(together, EOS).sum(-1)
+    assert lengths.min() < lengths.max()  # rows end at different times, or this would show little
+    for rows in ([0], [3], [4, 1], [5, 4, 3, 2, 1, 0]):
+        width = mask[rows].sum(-1).max()
+        alone = sample(policy, (ids[rows, :width], mask[rows, :width]), uniforms[rows])
+        assert torch.equal(alone, together[rows][:, : alone.shape[1]])
+        assert not together[rows][:, alone.shape[1] :].any()
+
+
+@pytest.mark.parametrize("every", [1, 3, 1000])
+def test_compaction_changes_nothing(policy, tiny_prompts, generator, monkeypatch, every):
+    uniforms = torch.rand(len(tiny_prompts[0]), STEPS, generator=generator)
+    usual = sample(policy, tiny_prompts, uniforms)
+    kept = []
+    keep = StepDecoder.keep
+    monkeypatch.setattr(StepDecoder, "keep", lambda self, rows: kept.append(len(rows)) or keep(self, rows))
+    monkeypatch.setattr(sampling, "COMPACT_EVERY", every)
+    assert torch.equal(sample(policy, tiny_prompts, uniforms), usual)
+    assert (kept != []) == (every < STEPS)
+
+
+def test_no_work_after_the_last_row_has_ended(policy, tiny_prompts, monkeypatch):
+    steps = []
+    step = StepDecoder.step
+    monkeypatch.setattr(StepDecoder, "step", lambda self, tokens: steps.append(len(tokens)) or step(self, tokens))
+    monkeypatch.setattr(sampling, "draw", lambda logits, uniforms, temperature: torch.full((len(logits),), EOS))
+    assert sample(policy, tiny_prompts, torch.rand(6, STEPS)).tolist() == [[EOS]] * 6
+    assert steps == [6] * sampling.COMPACT_EVERY
+
+
+# -- the right distribution ------------------------------------------------------------------------
+
+
+@given(st.lists(st.floats(-6, 6), min_size=2, max_size=9), st.floats(0, 1, exclude_max=True), st.sampled_from([0.5, 0.7, 1.0, 2.0]))
+def test_draw_inverts_the_distribution_function(logits, uniform, temperature):
+    probabilities = (torch.tensor(logits, dtype=torch.float64) / temperature).softmax(-1)
+    bounds = [0.0, *probabilities.cumsum(-1).tolist()]
+    uniform = min(float(torch.tensor(uniform)), 1.0 - 2.0**-24)  # as torch.rand gives them
+    token = int(draw(torch.tensor([logits]), torch.tensor([uniform]), temperature))
+    assert bounds[token] - 1e-6 <= uniform <= bounds[token + 1] + 1e-6
+
+
+def test_draw_never_takes_what_has_no_probability():
+    logits = torch.tensor([-torch.inf, 0.0, -torch.inf, 1.0, -torch.inf])
+    uniforms = torch.cat([torch.tensor([0.0, 1.0 - 2.0**-24]), torch.rand(1000, generator=torch.Generator().manual_seed(0))])
+    tokens = draw(logits.expand(len(uniforms), -1), uniforms, 1.0)
+    assert set(tokens.tolist()) == {1, 3}
+    assert tokens[:2].tolist() == [1, 3]
+
+
+@pytest.mark.parametrize("temperature", [0.5, 0.7, 1.0, 2.0])
+def test_frequencies_of_draw_against_softmax(temperature, generator):
+    logits = torch.linspace(-3.0, 1.0, 12)[torch.randperm(12, generator=generator)]
+    count = 200_000
+    tokens = draw(logits.expand(count, -1), torch.rand(count, generator=generator), temperature)
+    expected = (logits.double() / temperature).softmax(-1) * count
+    assert expected.min() > 5
+    assert chisquare(tokens.bincount(minlength=12).numpy(), expected.numpy()).pvalue > 1e-3
+
+
+def same_prompt(prompts: tuple[Tensor, Tensor], rows: int) -> tuple[Tensor, Tensor]:
+    length = int(prompts[1][0].sum())
+    return tuple(field[:1, :length].expand(rows, -1) for field in prompts)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_frequencies_of_the_sampler_against_the_scoring_pass(policy, tiny_prompts, generator, temperature):
+    """What is sampled at the second token, after the most likely first one, is what the policy says it samples."""
+    count = 5000
+    with torch.no_grad():
+        encoded = policy.encode(*same_prompt(tiny_prompts, 1))
+        states, mask = encoded.expand(count, -1, -1), same_prompt(tiny_prompts, count)[1]
+        first = generate(policy, encoded, mask[:1], 1)[0, 0]
+        every = torch.stack([first.expand(400), torch.arange(400)], dim=1)
+        prompts = same_prompt(tiny_prompts, 400)
+        scored = policy(*prompts, every, torch.ones(400, 2, dtype=torch.bool), temperature, encoded.expand(400, -1, -1))
+        cumulative = (StepDecoder(policy, encoded, mask[:1], 1).step(torch.tensor([PAD])) / temperature).softmax(-1).cumsum(-1)[0]
+    uniforms = torch.rand(count, 2, generator=generator)
+    uniforms[:, 0] = (cumulative[first] + cumulative[first - 1]) / 2
+    drawn = generate(policy, states, mask, 2, temperature, uniforms)
+    assert (drawn[:, 0] == first).all()
+    expected = scored.logprobs[:, 1].double().exp() * count
+    assert expected.sum().item() == pytest.approx(count, rel=1e-5)
+    observed = drawn[:, 1].bincount(minlength=400).double()
+    frequent = expected >= 5
+    expected = torch.cat([expected[frequent], expected[~frequent].sum()[None]])
+    observed = torch.cat([observed[frequent], observed[~frequent].sum()[None]])
+    assert len(expected) > 20
+    assert chisquare(observed.numpy(), (expected * count / expected.sum()).numpy()).pvalue > 1e-3
+
+
+def test_every_token_can_be_the_first(policy, tiny_prompts):
+    """One uniform number in the middle of every token's interval: pad, EOS and unknown are tokens like any other."""
+    prompts = same_prompt(tiny_prompts, 400)
+    with torch.no_grad():
+        states = policy.encode(*same_prompt(tiny_prompts, 1)).expand(400, -1, -1)
+        every = torch.arange(400)[:, None]
+        logprobs = policy(*prompts, every, torch.ones(400, 1, dtype=torch.bool), 0.7, states).logprobs[:, 0]
+    probabilities = logprobs.double().exp()
+    middle = (probabilities.cumsum(-1) - probabilities / 2).float()[:, None]
+    assert generate(policy, states, prompts[1], 1, 0.7, middle).tolist() == every.tolist()
+
+
+# -- ends ------------------------------------------------------------------------------------------
+
+
+def force(monkeypatch, rows: list[list[int]]) -> None:
+    """Draws these tokens, whatever the logits; rows are told apart by the number that stands for their uniforms."""
+    drawn = torch.tensor(rows)
+    monkeypatch.setattr(sampling, "draw", lambda logits, uniforms, temperature: drawn[(uniforms // 1).long(), (uniforms % 1 * 100).round().long()])  # fmt: skip
+
+
+def test_responses_end_at_their_eos(policy, tiny_prompts, monkeypatch):
+    rows = [
+        [EOS, 9, 9, 9, 9, 9, 9],
+        [5, EOS, 9, EOS, 9, 9, 9],
+        [PAD, PAD, 7, PAD, EOS, 9, 9],  # a sampled pad ends nothing
+        [5, 6, 7, 8, 5, EOS, 9],
+        [5, PAD, PAD, EOS, 9, 9, 9],
+        [EOS, EOS, EOS, 9, 9, 9, 9],
+    ]
+    force(monkeypatch, rows)
+    uniforms = torch.arange(6)[:, None] + torch.arange(7)[None] / 100
+    assert sample(policy, tiny_prompts, uniforms).tolist() == [
+        [EOS, PAD, PAD, PAD, PAD, PAD],
+        [5, EOS, PAD, PAD, PAD, PAD],
+        [PAD, PAD, 7, PAD, EOS, PAD],
+        [5, 6, 7, 8, 5, EOS],
+        [5, PAD, PAD, EOS, PAD, PAD],
+        [EOS, PAD, PAD, PAD, PAD, PAD],
+    ]
+
+
+def test_a_short_limit_cuts_the_same_samples(policy, tiny_prompts, generator):
+    uniforms = torch.rand(len(tiny_prompts[0]), STEPS, generator=generator)
+    long = sample(policy, tiny_prompts, uniforms)
+    assert long.shape[1] > 5
+    for limit in (1, 4, 5):
+        assert torch.equal(sample(policy, tiny_prompts, uniforms[:, :limit]), long[:, :limit])
+    greedy = generate(policy, policy.encode(*tiny_prompts), tiny_prompts[1], 5)
+    assert torch.equal(greedy, generate(policy, policy.encode(*tiny_prompts), tiny_prompts[1], 3 * STEPS)[:, :5])
+
+
+# -- manners ---------------------------------------------------------------------------------------
+
+
+def test_random_numbers_come_from_outside_alone(policy, tiny_prompts, generator):
+    uniforms = torch.rand(len(tiny_prompts[0]), STEPS, generator=generator)
+    state = torch.get_rng_state()
+    once = sample(policy, tiny_prompts, uniforms)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(123)
+    assert torch.equal(sample(policy, tiny_prompts, uniforms), once)
+    assert not torch.equal(sample(policy, tiny_prompts, 1.0 - uniforms), once)
+    assert not once.requires_grad
+
+
+def test_bf16_follows_the_scoring_pass(policy, tiny_prompts, generator):
+    """Under autocast both round, in different places: log-probs agree to what bf16 has digits for."""
+    uniforms = torch.rand(len(tiny_prompts[0]), STEPS, generator=generator)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
+        responses = sample(policy, tiny_prompts, uniforms)
+        mask = response_mask(responses, EOS)
+        scored = policy(*tiny_prompts, responses, mask, 1.0).logprobs
+        decoder = StepDecoder(policy, policy.encode(*tiny_prompts), tiny_prompts[1], responses.shape[1])
+        inputs, differences = torch.full((6,), PAD), []
+        for t in range(responses.shape[1]):
+            logits = decoder.step(inputs)
+            assert logits.dtype == torch.bfloat16
+            inputs = responses[:, t]
+            taken = logits.float().log_softmax(-1).gather(-1, inputs[:, None])[:, 0]
+            differences.append((taken - scored[:, t])[mask[:, t]])
+    assert torch.cat(differences).abs().mean() < 0.03
+    assert torch.cat(differences).abs().max() < 0.3
