@@ -49,29 +49,42 @@ class ExportAdapter(Callback):
 
 
 class StopGracefully(Callback):
-    """SIGTERM and Ctrl-C let the running iteration finish, write `last.ckpt` and end the run."""
+    """SIGTERM and Ctrl-C let the running iteration finish, write `last.ckpt` and end the run; a second one ends it at once."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
         self.previous: dict[int, object] = {}
 
-    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        # Last, so that the checkpoint holds what the other callbacks make of the iteration; a new list, since
+        # Lightning is walking over the old one.
+        trainer.callbacks = [*(callback for callback in trainer.callbacks if callback is not self), self]
+        # Not before: Lightning's own SIGTERM handler, which would end the run without a checkpoint, is set by now.
         if threading.current_thread() is threading.main_thread():
             self.previous = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def _note(self, number: int, frame: object) -> None:
         self.signal = number
-        print(f"\nReceived {signal.Signals(number).name}: stopping after this iteration.", flush=True)
+        print(f"\nReceived {signal.Signals(number).name}: stopping after this iteration; once more stops at once.", flush=True)
+        self._give_back()
 
     def on_train_batch_end(self, trainer: L.Trainer, *args) -> None:
         if any_rank(self.signal is not None, trainer):
             trainer.should_stop = True
+            if not validation_is_due(trainer):
+                trainer.limit_val_batches = 0  # Lightning would validate before it stops, and time may be short
             if trainer.checkpoint_callback and trainer.checkpoint_callback.dirpath:
                 last = Path(trainer.checkpoint_callback.dirpath) / "last.ckpt"
                 trainer.save_checkpoint(last)
                 print(f"Saved {last}: go on with --ckpt_path {last}", flush=True)
 
-    def teardown(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._give_back()
+
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        self._give_back()
+
+    def _give_back(self) -> None:
         for number, handler in self.previous.items():
             signal.signal(number, handler)
         self.previous = {}
@@ -135,6 +148,8 @@ class CollapseGuard(Callback):
         load_trained(module, best)
         for group in trainer.optimizers[0].param_groups:
             group["lr"] /= 2
+        for config in trainer.lr_scheduler_configs:  # a schedule starts from these at each step
+            config.scheduler.base_lrs = [lr / 2 for lr in config.scheduler.base_lrs]
         trainer.optimizers[0].state.clear()
         print(f"Rolled back to {best} with half the learning rates: {reason}.", flush=True)
 
@@ -149,6 +164,11 @@ def load_trained(module: L.LightningModule, path: str) -> None:
     """Puts the weights of a checkpoint into a module that is already running."""
     checkpoint = torch.load(path, map_location=module.device, weights_only=True)
     module.load_state_dict(checkpoint["state_dict"], strict=False)
+
+
+def validation_is_due(trainer: L.Trainer) -> bool:
+    """Whether the batch that just ended is one after which this run validates."""
+    return bool(trainer.val_check_batch) and (trainer.fit_loop.total_batch_idx + 1) % trainer.val_check_batch == 0
 
 
 def any_rank(flag: bool, trainer: L.Trainer) -> bool:

@@ -1,5 +1,7 @@
 """What a checkpoint holds: all that is trained, and nothing that can be loaded again."""
 
+import contextlib
+import io
 import os
 from pathlib import Path
 
@@ -34,12 +36,13 @@ def check_fits(module: L.LightningModule, checkpoint: dict) -> None:
             f"The checkpoint was made with another base model than {module.hparams.base_model!r}: "
             "set model.base_model to the one it was trained on."
         )
-    own, found = module.state_dict(), checkpoint["state_dict"]
-    for name in trained_names(module):
-        if name not in found or found[name].shape != own[name].shape:
-            raise ValueError(
-                f"The checkpoint does not fit this model (at {name}): use the lora_* options and the warm_start it was trained with."
-            )
+    state = module.state_dict()
+    own = {(name, state[name].shape) for name in trained_names(module)}
+    found = {(name, tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
+    if own != found:
+        raise ValueError(
+            f"The checkpoint does not fit this model (at {min(own ^ found)[0]}): use the lora_* options and the warm_start it was trained with."
+        )
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -47,16 +50,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict, path: str | Path, storage_options: object = None) -> None:
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
+        content = io.BytesIO()  # megabytes; torch.save into a file turns a full disk into an error that does not say so
+        torch.save(checkpoint, content)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             with open(partial, "wb") as file:
-                torch.save(checkpoint, file)
+                file.write(content.getbuffer())
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, path)
         except OSError as error:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink()
             raise OSError(f"The checkpoint {path} could not be written ({error.strerror}); the previous one is untouched: free some space and resume from it.") from error
 
     def load_checkpoint(self, path: str | Path, map_location: object = None, weights_only: bool | None = True) -> dict:

@@ -3,8 +3,10 @@
 import contextlib
 import logging
 import os
+import re
 import sys
 import warnings
+from argparse import ArgumentError
 from collections.abc import Iterator
 
 import datasets
@@ -14,8 +16,10 @@ import transformers
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 
-from detox_rl.checkpoints import AtomicCheckpointIO
+from detox_rl.checkpoints import AtomicCheckpointIO, check_fits
 from detox_rl.datamodule import DialogueDataModule
+
+SHARDED = ("fsdp", "deepspeed", "model_parallel", "modelparallel", "xla")  # parts of strategies' names
 
 
 class DetoxCLI(LightningCLI):
@@ -30,8 +34,9 @@ class DetoxCLI(LightningCLI):
             auto_configure_optimizers=False,
             seed_everything_default=0,
             save_config_kwargs={"config_filename": "config.yaml"},
+            parser_kwargs={"exit_on_error": False},  # `one_sentence_errors` says it in fewer lines
             trainer_defaults={"precision": default_precision(), "use_distributed_sampler": False, "num_sanity_val_steps": 0,
-                              "log_every_n_steps": 1, "inference_mode": False, "plugins": [AtomicCheckpointIO()], "check_val_every_n_epoch": None, **trainer_defaults},
+                              "log_every_n_steps": 1, "inference_mode": False, "plugins": [{"class_path": "detox_rl.checkpoints.AtomicCheckpointIO"}], "check_val_every_n_epoch": None, **trainer_defaults},
             **kwargs,
         )  # fmt: skip
 
@@ -47,10 +52,30 @@ class DetoxCLI(LightningCLI):
         parser.link_arguments("seed_everything", "model.seed")
 
     def before_instantiate_classes(self) -> None:
-        if self.config.trainer.gradient_clip_val is not None and hasattr(self.config.model, "max_grad_norm"):
+        trainer, model = self.config.trainer, self.config.model
+        strategy = trainer.strategy if isinstance(trainer.strategy, str) else trainer.strategy.class_path
+        if any(name in strategy.lower() for name in SHARDED):
+            raise ValueError(
+                f"The strategy {strategy} splits the model's weights, and summaries are sampled from whole ones: "
+                "use --trainer.strategy ddp, where each process holds the model."
+            )
+        if "max_grad_norm" in model and trainer.gradient_clip_val is not None:
             raise ValueError("PPO clips gradients itself: use --model.max_grad_norm instead of --trainer.gradient_clip_val.")
+        if "max_grad_norm" in model and trainer.accumulate_grad_batches != 1:
+            raise ValueError(
+                "One batch is one PPO iteration, so --trainer.accumulate_grad_batches must be 1: raise --data.batch_size and "
+                "--model.minibatch_size, and set --model.micro_batch_size if memory is short."
+            )
         if self.config.ckpt_path and not os.path.isfile(self.config.ckpt_path):
             raise FileNotFoundError(f"There is no checkpoint {self.config.ckpt_path!r}: give the path of a .ckpt file to --ckpt_path.")
+
+    def instantiate_classes(self) -> None:
+        """Also tries data and checkpoint, so that what is wrong with them is said before there is a folder of the run."""
+        super().instantiate_classes()
+        self.datamodule.setup("fit")
+        self.datamodule.train_dataloader()
+        if self.config.ckpt_path:
+            check_fits(self.model, AtomicCheckpointIO().load_checkpoint(self.config.ckpt_path, "cpu"))
 
 
 def default_precision() -> str:
@@ -70,9 +95,22 @@ def one_sentence_errors() -> Iterator[None]:
     except Exception as error:
         if os.environ.get("DETOX_RL_DEBUG"):
             raise
-        sentence = " ".join(str(error).split()) or type(error).__name__
-        print(f"error: {sentence}", file=sys.stderr)
-        raise SystemExit(1) from None
+        print(f"error: {one_sentence(error)}", file=sys.stderr)
+        raise SystemExit(2 if isinstance(error, ArgumentError) else 1) from None
+
+
+def one_sentence(error: Exception) -> str:
+    """What went wrong, on one line and without the page about types that jsonargparse puts around it."""
+    option = re.match(r'Parser key "(.+?)"', str(error))
+    prefix, found = "", error
+    while "Union subtypes" in str(found) and found.__cause__ is not None:
+        found, prefix = found.__cause__, f"{option[1]}: " if option else ""
+    sentence = " ".join(str(found).split()) or type(found).__name__
+    if isinstance(found, UnicodeDecodeError):
+        sentence = f"A file is not UTF-8 text ({sentence}): check the files you named, or convert them."
+    elif isinstance(found, OSError) and found.filename:
+        sentence = f"{found.filename}: {found.strerror}."
+    return prefix + sentence
 
 
 def quiet_libraries() -> None:
@@ -80,6 +118,9 @@ def quiet_libraries() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    for message in (
+        "does not have many workers", "smaller than the logging interval", "is_gradient_checkpointing", "LeafSpec",
+        "not supported by the model summary", "module.s. in eval mode at the start of training", "inference mode",
+    ):  # fmt: skip
+        warnings.filterwarnings("ignore", message=f"(?s).*{message}.*")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.getMessage().lower())

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import yaml
 from jsonargparse import ArgumentParser, auto_cli
@@ -18,7 +19,7 @@ from detox_rl.summarize import Summarizer
 
 def evaluate(
     run: str,
-    split: str = "test",
+    split: Literal["test", "validation"] = "test",
     judges: list[Callable] | None = None,
     adapter: str | None = None,
     limit: int | None = None,
@@ -45,7 +46,9 @@ def evaluate(
     model = config["model"]
     rewards = read_rewards(model.get("rewards"))
     judges = [first_classifier(rewards), ProfanityCheck()] if judges is None else judges
-    options = {**config["data"], **(data or {}), "tokenizer": model["base_model"], f"{split}_limit": limit}
+    # Tokeniser and seed are linked to other options of the run, so they do not stand among its data options.
+    linked = {"tokenizer": model["base_model"], "seed": config["seed_everything"]}
+    options = {**config["data"], **linked, f"{split}_limit": limit, **(data or {})}
     datamodule = DialogueDataModule(**options)
     datamodule.setup("validate" if split == "validation" else "test")
     loader = datamodule.val_dataloader() if split == "validation" else datamodule.test_dataloader()
@@ -106,7 +109,7 @@ def add_scores(rows: list[dict], rewards: list[Callable], judges: list[Callable]
 def main(args: ArgsType = None) -> None:
     """The command line of `evaluate`."""
     with one_sentence_errors():
-        auto_cli(evaluate, args=args, as_positional=True)
+        auto_cli(evaluate, args=args, as_positional=True, exit_on_error=False)
 
 
 if __name__ == "__main__":

@@ -33,16 +33,16 @@ def main(args: ArgsType = None) -> None:
 
 def closing_summary(cli: DetoxCLI) -> str:
     """Where everything is, and what the last validation measured."""
-    metrics, folder = cli.trainer.callback_metrics, cli.trainer.log_dir
+    metrics, folder, checkpoints = cli.trainer.callback_metrics, cli.trainer.log_dir, cli.trainer.checkpoint_callback
     lines = [
-        f"{name:<22}{metrics[f'before/{name}']:8.3f} -> {metrics[f'val/{name}']:.3f}"
+        f"{name:<22}{metrics[f'warm_start/{name}']:8.3f} -> {metrics[f'val/{name}']:.3f}"
         for name in ("toxicity", "rougeL", "length_ratio")
         if f"val/{name}" in metrics
     ]
     return "\n".join([
         "Validation, warm start -> last step:", *lines,
         f"Adapter (best):  {folder}/adapter",
-        f"Checkpoints:     {folder}/checkpoints   (go on with --ckpt_path {cli.trainer.checkpoint_callback.last_model_path})",
+        *([f"Checkpoints:     {checkpoints.dirpath}   (go on with --ckpt_path {checkpoints.last_model_path})"] if checkpoints else []),
         f"Samples:         {folder}/samples",
         f"Evaluate:        python -m detox_rl.evaluate {folder}",
         f"Watch:           tensorboard --logdir {folder}",

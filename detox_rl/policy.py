@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import re
 import shutil
 from collections.abc import Iterator
 from hashlib import sha256
@@ -68,7 +69,8 @@ class Policy(nn.Module):
             self.model = get_peft_model(base, _fresh_lora(lora_rank, lora_alpha, lora_targets, lora_encoder, lora_dropout), POLICY)
         else:
             self.model = _load_warm_start(base, warm_start)
-            _check_options(self.model.peft_config[POLICY], warm_start, lora_rank, lora_alpha)
+            _check_options(self.model, warm_start, lora_rank, lora_alpha, lora_targets, lora_encoder)
+        _check_plain_lora(self.model, "lora_targets" if warm_start is None else f"The warm start {warm_start!r}")
         for name, module in self.model.named_modules():
             if isinstance(module, nn.Dropout):  # a warm start may bring its own
                 module.p = lora_dropout if "lora_dropout" in name else 0.0
@@ -84,7 +86,7 @@ class Policy(nn.Module):
     @property
     def encoder_is_frozen(self) -> bool:
         """Whether policy and reference share one encoder, so that its states can be computed once."""
-        return not any("lora_" in name for name, _ in self.t5.encoder.named_parameters())
+        return not _adapts_encoder(self.model)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Name -> parameter of all that is trained: the policy's adapter and the value head."""
@@ -92,16 +94,17 @@ class Policy(nn.Module):
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[None]:
-        """Inside this block the model is the frozen reference."""
+        """Inside this block the model is the frozen reference. Blocks may nest."""
         if REFERENCE not in self.model.peft_config:
             with self.model.disable_adapter():
                 yield
             return
+        outside = self.model.base_model.active_adapter
         self.model.base_model.set_adapter(REFERENCE, inference_mode=True)
         try:
             yield
         finally:
-            self.model.base_model.set_adapter(POLICY)
+            self.model.base_model.set_adapter(outside, inference_mode=outside == REFERENCE)
 
     def encode(self, prompt_ids: Tensor, prompt_mask: Tensor) -> Tensor:
         """Encoder states. (batch, prompt) -> (batch, prompt, d_model)"""
@@ -175,7 +178,7 @@ class Policy(nn.Module):
         with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as partial:
             written = Path(partial) / "adapter"
             written.mkdir()
-            save_file(get_peft_model_state_dict(self.model, adapter_name=POLICY), written / "adapter_model.safetensors")
+            save_file(get_peft_model_state_dict(self.model, adapter_name=POLICY, save_embedding_layers=False), written / "adapter_model.safetensors")
             config.save_pretrained(str(written))
             shutil.rmtree(folder, ignore_errors=True)
             written.rename(folder)
@@ -215,21 +218,28 @@ def fingerprint(base: T5ForConditionalGeneration) -> str:
 def _fresh_lora(
     rank: int | None, alpha: int | None, targets: list[str] | None, encoder: bool | None, dropout: float
 ) -> LoraConfig:
-    names = "|".join(targets or ["q", "v"])
+    rank = 16 if rank is None else rank
     return LoraConfig(
-        r=rank or 16,
-        lora_alpha=alpha or 2 * (rank or 16),
+        r=rank,
+        lora_alpha=2 * rank if alpha is None else alpha,
         lora_dropout=dropout,
-        target_modules=rf".*\.({names})" if encoder else rf"decoder\..*\.({names})",
+        target_modules=_target_pattern(targets or ["q", "v"], encoder),
         task_type="SEQ_2_SEQ_LM",
     )
+
+
+def _target_pattern(targets: list[str], encoder: bool | None) -> str:
+    names = "|".join(targets)
+    return rf".*\.({names})" if encoder else rf"decoder\..*\.({names})"
 
 
 def _load_warm_start(base: nn.Module, warm_start: str) -> PeftModel:
     path = str(embedded.summary_adapter()) if warm_start == embedded.EMBEDDED else warm_start
     try:
         model = PeftModel.from_pretrained(base, path, adapter_name=POLICY, is_trainable=True)
-        model.load_adapter(path, REFERENCE, is_trainable=False)
+        loaded = model.load_adapter(path, REFERENCE, is_trainable=False)
+        if astray := loaded.missing_keys + loaded.unexpected_keys:  # PEFT only warns: another number of layers, say
+            raise ValueError(f"only one of the two has {astray[0]}")
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ValueError(
             f"The warm start {warm_start!r} is not a PEFT adapter of this base model: {str(error).splitlines()[0]}"
@@ -238,9 +248,33 @@ def _load_warm_start(base: nn.Module, warm_start: str) -> PeftModel:
     return model
 
 
-def _check_options(config: LoraConfig, warm_start: str, rank: int | None, alpha: int | None) -> None:
-    for name, wanted, found in (("lora_rank", rank, config.r), ("lora_alpha", alpha, config.lora_alpha)):
+def _check_options(
+    model: PeftModel, warm_start: str, rank: int | None, alpha: int | None, targets: list[str] | None, encoder: bool | None
+) -> None:
+    config, modules = model.peft_config[POLICY], dict(model.base_model.model.named_modules())
+    adapted = {name for name, module in modules.items() if hasattr(module, "lora_A")}
+    wanted_pattern = _target_pattern(targets or [], _adapts_encoder(model))
+    if targets is not None and adapted == {name for name in modules if re.fullmatch(wanted_pattern, name)}:
+        targets = None
+    found_targets = sorted({name.rpartition(".")[2] for name in adapted})
+    for name, wanted, found in (
+        ("lora_rank", rank, config.r),
+        ("lora_alpha", alpha, config.lora_alpha),
+        ("lora_targets", targets, found_targets),
+        ("lora_encoder", encoder, _adapts_encoder(model)),
+    ):
         if wanted is not None and wanted != found:
             raise ValueError(
                 f"The warm start {warm_start!r} has {name}={found}, not {wanted}: leave {name} unset, or train a warm start with it."
             )
+
+
+def _adapts_encoder(model: PeftModel) -> bool:
+    return any("lora_" in name for name, _ in model.base_model.model.encoder.named_parameters())
+
+
+def _check_plain_lora(model: PeftModel, source: str) -> None:
+    """The sampler folds W + scale * B @ A into the blocks' weights; the scoring pass reads the base's lm_head."""
+    for name in get_peft_model_state_dict(model, adapter_name=POLICY, save_embedding_layers=False):
+        if not re.search(r"\.block\..*\.lora_[AB]\.weight$", name):
+            raise ValueError(f"{source} brings {name}: only plain LoRA on linear layers of the blocks (q, k, v, o, wi, wo) can be trained.")

@@ -120,7 +120,7 @@ class PPOModule(L.LightningModule):
         self.register_buffer("kl_coef", torch.tensor(kl_coef, dtype=torch.float64))
         self.register_buffer("score_moments", torch.zeros(3, dtype=torch.float64))
         self.judge = first_classifier(self.rewards)
-        self.val_metrics = nn.ModuleDict({"before": SummaryMetrics(self.judge), "val": SummaryMetrics(self.judge)})
+        self.val_metrics = nn.ModuleDict({"warm_start": SummaryMetrics(self.judge), "val": SummaryMetrics(self.judge)})
         self.before: dict[str, str] = {}  # id -> greedy summary of the reference, which never changes
         self.skipped_in_a_row = 0
 
@@ -282,7 +282,8 @@ class PPOModule(L.LightningModule):
     def adapt_kl_coef(self, kl: Tensor) -> None:
         if self.hparams.kl_target is not None:
             per_summary = self.total(kl.sum()) / self.total(torch.tensor(float(len(kl)), device=self.device))
-            self.kl_coef.copy_(adapt_kl_coef(self.kl_coef, per_summary, self.hparams.kl_target, self.hparams.kl_horizon))
+            if per_summary.isfinite():  # else the coefficient would never be a number again
+                self.kl_coef.copy_(adapt_kl_coef(self.kl_coef, per_summary, self.hparams.kl_target, self.hparams.kl_horizon))
 
     def count_iteration(self) -> None:
         """One counted optimiser step an iteration: with no gradients set, it changes no parameter."""
@@ -332,7 +333,7 @@ class PPOModule(L.LightningModule):
             with self.policy.reference():
                 self.before.update(zip(batch.ids, self.greedy(batch)[0].summaries))
         before = after._replace(summaries=[self.before[id] for id in batch.ids])
-        for prefix, samples in (("before", before), ("val", after)):
+        for prefix, samples in (("warm_start", before), ("val", after)):
             self.val_metrics[prefix].update(samples.summaries, samples.references)
         self.log("val/kl", kl, on_epoch=True, batch_size=len(batch.ids), sync_dist=True)
         rewards = {name: total_score(self.rewards, samples)[0].tolist() for name, samples in (("before", before), ("after", after))}
@@ -358,19 +359,21 @@ class PPOModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs both columns, and the quantity by which the best checkpoint is chosen."""
-        columns = {}
-        for prefix, metrics in self.val_metrics.items():
-            columns[prefix] = metrics.compute()
+        columns = {prefix: metrics.compute() for prefix, metrics in self.val_metrics.items()}
+        for metrics in self.val_metrics.values():
             metrics.reset()
-            self.log_dict({f"{prefix}/{name}": value for name, value in columns[prefix].items() if name != "toxicity"})
-            self.log(f"{prefix}/toxicity", columns[prefix]["toxicity"], prog_bar=prefix == "val")
-        lost = columns["val"]["rougeL"] < columns["before"]["rougeL"] - 1.0
+        self.log_dict({f"val/{name}": value for name, value in columns["val"].items() if name != "toxicity"})
+        self.log("val/toxicity", columns["val"]["toxicity"], prog_bar=True)
+        self.log_dict({f"warm_start/{name}": columns["warm_start"][name] for name in ("toxicity", "rougeL", "length_ratio")})
+        lost = columns["val"]["rougeL"] < columns["warm_start"]["rougeL"] - 1.0
         self.log("val/selection", columns["val"]["toxicity"] + lost.float())
 
     # -- set-up, checkpoints ---------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
         """Places the frozen parts: weights in the precision they are used in, classifiers on the device."""
+        if self.trainer.precision not in ("32-true", "bf16-mixed"):
+            raise ValueError(f"PPO does not run with trainer.precision={self.trainer.precision} (fp16 overflows T5): use bf16-mixed or 32-true.")
         if self.trainer.precision == "bf16-mixed":
             self.policy.store_frozen_weights(torch.bfloat16)
 

@@ -21,7 +21,8 @@ def sample_rows(columns: dict[str, list]) -> list[dict]:
 def cell(value: object, width: int = 1000) -> str:
     """Text that stays one table cell in Markdown and HTML, whatever a dialogue holds."""
     text = f"{value:.2f}" if isinstance(value, float) else str(value)
-    text = "".join(char if char.isprintable() or char == "\n" else " " for char in text[:width])
+    text = text[:width] + "…" * (len(text) > width)
+    text = "".join(char if char.isprintable() or char == "\n" else " " for char in text)
     return html.escape(text).replace("|", "&#124;").replace("\n", "<br>")
 
 
@@ -112,7 +113,7 @@ def draw(result: dict, file: Path) -> None:
     axes.set_xticks(range(len(result["judges"])), result["judges"])
     axes.set_ylabel("mean toxicity of the summaries")
     first = next(iter(result["judges"].values()))
-    axes.set_title(f"{first['n']} held-out dialogues; ROUGE-L {result['rougeL']['before']:.1f} → {result['rougeL']['after']:.1f}")
+    axes.set_title(f"{first['n']} held-out rude dialogues; ROUGE-L {result['rougeL']['before']:.1f} → {result['rougeL']['after']:.1f}")
     axes.legend(frameon=False)
     figure.savefig(file, dpi=120)
 

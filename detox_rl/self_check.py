@@ -62,11 +62,12 @@ def self_check(module: PPOModule, batch: Batch, fresh: bool) -> Iterator[Check]:
 
 
 def _mask_check(module: PPOModule, rollout: Rollout) -> Check:
-    """The first token counts, and so does every EOS; nothing after it does."""
-    eos = module.policy.t5.config.eos_token_id
-    ends = (rollout.responses == eos) & rollout.mask
-    right = rollout.mask[:, 0].all() and (ends.sum(-1) <= 1).all() and ((ends.sum(-1) == 1) | rollout.mask.all(-1)).all()
-    return Check("first token and EOS are inside the mask", bool(right), f"{int(ends.sum())} of {len(ends)} summaries ended", "functional/masking.py")
+    """Exactly the tokens up to the first EOS count, the first one and the EOS itself included."""
+    eos, rows = module.policy.t5.config.eos_token_id, rollout.responses.tolist()
+    lengths = [row.index(eos) + 1 if eos in row else len(row) for row in rows]
+    right = rollout.mask.tolist() == [[t < length for t in range(len(row))] for row, length in zip(rows, lengths)]
+    ended = sum(eos in row for row in rows)
+    return Check("first token and EOS are inside the mask", right, f"{ended} of {len(rows)} summaries ended", "functional/masking.py")
 
 
 @torch.no_grad()

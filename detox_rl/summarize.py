@@ -62,18 +62,21 @@ def summarize(files: list[str], adapter: str = EMBEDDED, base_model: str = EMBED
         max_new_tokens: summaries are cut there.
     """
     dialogues = [sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8") for file in files]
+    files = ["standard input" if file == "-" else file for file in files]
     if empty := [file for file, dialogue in zip(files, dialogues) if not dialogue.strip()]:
         raise ValueError(f"{empty[0]} is empty: give a file that holds a dialogue.")
     summarizer = Summarizer(base_model, adapter, max_new_tokens)
-    for dialogue in dialogues:
-        (prompt,), _ = encode_prompts(summarizer.tokenizer, [dialogue])
+    for file, dialogue in zip(files, dialogues):
+        (prompt,), cut = encode_prompts(summarizer.tokenizer, [dialogue])
+        if cut:
+            print(f"warning: {file} is longer than {len(prompt)} tokens; its end is not read.", file=sys.stderr)
         print(summarizer(prompt[None], torch.ones_like(prompt[None], dtype=torch.bool))[0][0])
 
 
 def main(args: ArgsType = None) -> None:
     """The command line of `summarize`."""
     with one_sentence_errors():
-        auto_cli(summarize, args=args, as_positional=True)
+        auto_cli(summarize, args=args, as_positional=True, exit_on_error=False)
 
 
 if __name__ == "__main__":

@@ -256,7 +256,7 @@ def plot(picture: str, files: list[str]) -> None:
     from matplotlib import pyplot
 
     results = [json.loads(Path(file).read_text()) for file in files]
-    label = "{shape}, {setting}, {epochs} epochs, batch {batch}, {peer_mode}"
+    label = "{shape}, {setting}, PPO epochs {epochs}, batch {batch}, {peer_mode}"
     names = [label.format(**result["arguments"]) for result in results]
     figure, axes = pyplot.subplots(figsize=(8, 1 + 0.4 * len(names)), layout="constrained")
     bars = axes.barh(names, [result["ratio_vs_trl"] for result in results])

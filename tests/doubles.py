@@ -72,12 +72,32 @@ def attach(module: PPOModule, **options) -> PPOModule:
     return module
 
 
-def train(module: L.LightningModule, batches: list[Batch], trainer: L.Trainer | None = None, **options) -> L.Trainer:
-    """One pass over `batches`."""
+class Batches:
+    """A loader over given batches; Lightning would collate those of a list once more."""
+
+    def __init__(self, batches: list[Batch]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+def train(
+    module: L.LightningModule,
+    batches: list[Batch],
+    trainer: L.Trainer | None = None,
+    validation: list[Batch] = (),
+    resume: Path | None = None,
+    **options,
+) -> L.Trainer:
+    """One pass over `batches`, or what is left of it when resuming."""
     trainer = trainer or make_trainer(max_steps=len(batches), **options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        trainer.fit(module, batches)
+        trainer.fit(module, Batches(batches), Batches(validation) if validation else None, ckpt_path=resume)
     return trainer
 
 

@@ -287,6 +287,8 @@ def test_options_of_a_fresh_adapter(tiny_t5):
     assert (config.r, config.lora_alpha) == (16, 32)
     with pytest.raises(ValueError, match="nowhere"):
         Policy(tiny_t5, lora_targets=["nowhere"])
+    with pytest.raises(ValueError, match="lora_targets brings .*relative_attention_bias"):
+        Policy(tiny_t5, lora_targets=["relative_attention_bias"])
     with pytest.raises(ValueError, match="positive"):
         Policy(tiny_t5, lora_rank=0)
 
@@ -338,7 +340,6 @@ def test_every_kind_of_head_survives(tiny_tokenizer, tiny_prompts, tmp_path, tie
     inputs = dict(input_ids=tiny_prompts[0], attention_mask=tiny_prompts[1].long(), labels=RESPONSES)
     policy = Policy(folder)
     with policy.reference():
-        policy.t5.save_pretrained  # the wrapped model is not what is saved: its names are LoRA's
         logits = policy.t5(**inputs).logits
     direct = AutoModelForSeq2SeqLM.from_pretrained(folder)
     direct.save_pretrained(tmp_path / "again")
@@ -376,7 +377,7 @@ def test_warm_start_that_is_none(tiny_t5, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [{"use_dora": True}, {"target_modules": ["lm_head"]}, {"modules_to_save": ["lm_head"]}, {"bias": "all"}], ids=str
+    "options", [{"use_dora": True}, {"target_modules": ["lm_head"]}, {"modules_to_save": ["lm_head"]}, {"lora_bias": True}], ids=str
 )
 def test_warm_start_of_a_kind_that_would_be_misread(tiny_t5, tmp_path, options):
     """The sampler folds W + scale * B @ A, and the scoring pass reads lm_head as it stands in the base."""

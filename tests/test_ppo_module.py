@@ -465,13 +465,12 @@ NAMES = """objective/kl objective/kl_coef objective/score ppo/loss/policy ppo/lo
 ppo/policy/clipfrac ppo/policy/entropy ppo/policy/ratio ppo/val/var_explained ppo/grad_norm ppo/skipped ppo/updates ppo/returns_mean
 tokens/responses_len_mean tokens/responses_len_std env/reward_mean env/reward_std reward/non_toxicity text/empty_share
 text/duplicate_share text/distinct2 text/length_ratio time/ppo/sample time/ppo/reward time/ppo/evaluate time/ppo/update
-val/toxicity val/rouge1 val/rouge2 val/rougeL val/kl val/length_ratio val/distinct2 val/selection before/toxicity before/rougeL""".split()
+val/toxicity val/rouge1 val/rouge2 val/rougeL val/kl val/length_ratio val/distinct2 val/selection warm_start/toxicity warm_start/rougeL""".split()
 
 
 def test_every_name_is_logged(tiny_t5):
     module = make_module(tiny_t5)
-    trainer = make_trainer(max_steps=2, val_check_interval=1)
-    trainer.fit(module, [make_batch(8)] * 2, [make_batch(4, seed=9)])
+    trainer = train(module, [make_batch(8)] * 2, validation=[make_batch(4, seed=9)], val_check_interval=1)
     metrics = trainer.callback_metrics
     assert not set(NAMES) - set(metrics)
     assert all(metrics[name].isfinite() for name in NAMES)
@@ -496,8 +495,8 @@ def test_validating_more_often_changes_nothing_in_training(tiny_t5):
         torch.manual_seed(0)
         module = make_module(tiny_t5, lr=1e-2)
         torch.manual_seed(interval)  # nor does the global generator
-        trainer = make_trainer(max_steps=6, val_check_interval=interval)
-        trainer.fit(module, [make_batch(8, seed) for seed in range(6)], [make_batch(4, seed=9)])
+        batches = [make_batch(8, seed) for seed in range(6)]
+        train(module, batches, validation=[make_batch(4, seed=9)], val_check_interval=interval)
         weights.append(trained(module))
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
@@ -515,8 +514,7 @@ def test_the_reference_is_decoded_once_in_validation(tiny_t5, monkeypatch):
     module = make_module(tiny_t5)
     calls, generate = [], ppo_module.generate
     monkeypatch.setattr(ppo_module, "generate", lambda *args: calls.append(len(args)) or generate(*args))
-    trainer = make_trainer(max_steps=2, val_check_interval=1)
-    trainer.fit(module, [make_batch(4)] * 2, [make_batch(4, seed=9)])
+    train(module, [make_batch(4)] * 2, validation=[make_batch(4, seed=9)], val_check_interval=1)
     assert len(calls) == 2 + 2 + 1  # two rollouts, two validations, and the reference once
 
 

@@ -21,7 +21,7 @@ VARIANTS = {
     "untied relu": {"feed_forward_proj": "relu"},
     "tied gated": {"tied": True},
     "tied relu": {"tied": True, "feed_forward_proj": "relu"},  # the first T5
-    "deep decoder": {"num_layers": 1, "num_decoder_layers": 3, "num_heads": 3, "d_kv": 7},
+    "shallow decoder": {"num_layers": 3, "num_decoder_layers": 1, "num_heads": 3, "d_kv": 7},
     "near-sighted": {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 10},
 }
 
@@ -97,11 +97,11 @@ def test_step_logits_are_the_models(pair, tiny_prompts, generator):
         rows = torch.arange(len(ids))
         for t in range(40):
             if t in (3, 20):
-                going = torch.tensor([0, 2, 3])[: 3 - t // 20]
+                going = torch.tensor([0, 2, 3] if t == 3 else [0, 2])
                 decoder.keep(going)
                 rows = rows[going]
             torch.testing.assert_close(decoder.step(decoder_input[rows, t]), expected[rows, t], atol=2e-4, rtol=1e-4)
-    assert rows.tolist() == [0, 2]
+    assert rows.tolist() == [0, 3]
 
 
 def test_the_reference_decodes_inside_its_block(tiny_t5, tiny_adapter, tiny_prompts):

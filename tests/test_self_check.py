@@ -1,0 +1,193 @@
+"""The self-check passes on a good module, and each of its checks fails when its property is broken."""
+
+import pytest
+import torch
+from conftest import save_lora
+from doubles import (
+    VowelJudge,
+    attach,
+    make_batch,
+    make_module,
+    make_trainer,
+    rewards_file,
+    train,
+    unsettle,
+    vowel_rewards,
+    write_dialogues,
+)
+
+from detox_rl import fit, ppo_module
+from detox_rl.policy import Policy
+from detox_rl.rewards import NonToxicity, Toxicity
+from detox_rl.sampling import StepDecoder
+from detox_rl.self_check import SelfCheck, self_check
+
+CHECKS = [
+    "log-probs repeat", "ratio is 1", "KL to the reference is 0", "first token and EOS are inside the mask",
+    "sampling support is scoring support", "adapters off equals the base", "NonToxicity (vowels) scores toxic below clean",
+    "only adapter and value head are trained",
+]  # fmt: skip
+
+
+def failures(module, precision: str = "32-true", fresh: bool = True) -> list[str]:
+    """Names of the checks that fail; all of them must have been tried."""
+    attach(module, precision=precision)
+    if precision == "bf16-mixed":
+        module.policy.store_frozen_weights(torch.bfloat16)
+    with module.trainer.precision_plugin.forward_context():
+        checks = list(self_check(module, make_batch(8), fresh))
+    assert [check.name for check in checks] == [name for name in CHECKS if fresh or "KL" not in name]
+    return [check.name for check in checks if not check.passed]
+
+
+@pytest.fixture
+def module(tiny_t5, tiny_adapter):
+    return make_module(tiny_t5, tiny_adapter, max_new_tokens=32)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("warm", [None, "tiny_adapter", "tiny_adapter_everywhere"])
+def test_a_good_module_passes(warm, precision, tiny_t5, request):
+    warm = warm and request.getfixturevalue(warm)
+    assert failures(make_module(tiny_t5, warm, max_new_tokens=32), precision) == []
+
+
+def test_a_trained_module_is_not_asked_for_its_first_kl(module):
+    assert failures(unsettle(module), fresh=False) == []
+
+
+def test_a_policy_away_from_its_reference_is_found(module):
+    assert failures(unsettle(module)) == ["KL to the reference is 0"]
+
+
+def test_dropout_is_found(tiny_t5, tmp_path):
+    warm = save_lora(tiny_t5, tmp_path / "warm", lora_dropout=0.1)
+    module = make_module(tiny_t5, warm, max_new_tokens=32)
+    module.train()
+    assert failures(module) == []  # the policy has switched the warm start's own dropout off
+    module.policy = Policy(tiny_t5, warm, lora_dropout=0.5)
+    module.train()
+    assert {"log-probs repeat", "ratio is 1"} <= set(failures(module))
+
+
+def without_eos(tokens, eos_token_id):
+    return (tokens == eos_token_id).cumsum(-1) == 0
+
+
+def without_first(tokens, eos_token_id):
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    mask[:, 0] = False
+    return mask
+
+
+def everything(tokens, eos_token_id):
+    return torch.ones_like(tokens, dtype=torch.bool)
+
+
+@pytest.mark.parametrize("mask", [without_eos, without_first, everything])
+def test_a_wrong_mask_is_found(mask, module, monkeypatch):
+    monkeypatch.setattr(ppo_module, "response_mask", mask)
+    assert "first token and EOS are inside the mask" in failures(module)
+
+
+@pytest.mark.parametrize(
+    "warp", [lambda logits: logits.masked_fill(logits < logits.topk(50).values[:, -1:], -torch.inf), lambda logits: 3 * logits]
+)
+def test_another_sampling_distribution_is_found(warp, module, monkeypatch):
+    """top-k, and another temperature, in the sampler alone."""
+    step = StepDecoder.step
+    monkeypatch.setattr(StepDecoder, "step", lambda self, tokens: warp(step(self, tokens)))
+    assert failures(module) == ["sampling support is scoring support"]
+
+
+def test_changed_base_weights_are_found(module):
+    """Policy and reference share them, so that nothing else would notice."""
+    with torch.no_grad():
+        module.policy.t5.decoder.block[1].layer[2].DenseReluDense.wo.weight += 0.1
+    assert failures(module) == ["adapters off equals the base"]
+
+
+def test_a_trained_base_weight_is_found(module):
+    module.policy.t5.decoder.final_layer_norm.weight.requires_grad_(True)
+    assert failures(module) == ["only adapter and value head are trained"]
+
+
+def test_a_frozen_adapter_is_found(module):
+    for name, parameter in module.policy.named_parameters():
+        parameter.requires_grad_("value_head" in name)
+    assert failures(module) == ["only adapter and value head are trained"]
+
+
+class Inverted(VowelJudge):
+    """The trap of many a notebook: the logit of the other label."""
+
+    def __call__(self, texts):
+        toxicity = super().__call__(texts)
+        return Toxicity(1 - toxicity.probability, -toxicity.clean_logit)
+
+
+class Other(VowelJudge):
+    name = "other"
+
+
+@pytest.mark.parametrize("transform", ["log_odds", "probability", "logit"])
+def test_an_inverted_classifier_is_found(transform, module):
+    module.rewards = [NonToxicity(Inverted(), transform)]
+    assert failures(module) == ["NonToxicity (vowels) scores toxic below clean"]
+
+
+def test_every_classifier_is_tried(module):
+    module.rewards = [*vowel_rewards(), NonToxicity(Inverted()), NonToxicity(Other())]
+    attach(module)
+    found = [(check.name, check.passed) for check in self_check(module, make_batch(4), True) if "scores toxic" in check.name]
+    name = "NonToxicity ({}) scores toxic below clean".format
+    assert found == [(name("vowels"), True), (name("vowels"), False), (name("other"), True)]
+
+
+# -- before training -------------------------------------------------------------------------------
+
+
+class Data:
+    """As much of a datamodule as the callback asks for."""
+
+    def val_dataloader(self):
+        return iter([make_batch(8)])
+
+
+def with_data(callback) -> object:
+    trainer = make_trainer(max_steps=1, callbacks=[callback])
+    callback_start, callback.on_train_start = callback.on_train_start, None
+
+    def start(trainer, module):
+        trainer.datamodule = Data()
+        callback_start(trainer, module)
+        trainer.datamodule = None
+
+    callback.on_train_start = start
+    return trainer
+
+
+def test_training_starts_with_it(module, capsys):
+    trainer = train(module, [make_batch(4)], with_data(SelfCheck()))
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("  ok   ") for line in lines) == len(CHECKS) and trainer.global_step == 1
+
+
+def test_a_failure_stops_the_run_and_says_where_to_look(module, capsys):
+    module.rewards = [NonToxicity(Inverted())]
+    with pytest.raises(RuntimeError, match="The self-check failed: NonToxicity .*: look at .*label_is_toxic"):
+        train(module, [make_batch(4)], with_data(SelfCheck()))
+    assert "  FAIL NonToxicity" in capsys.readouterr().out
+    assert module.trainer.global_step == 0
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_one_flag_runs_it_alone(precision, tiny_t5, tiny_adapter, tmp_path, capsys):
+    flags = ["--config", rewards_file(tmp_path), "--model.base_model", tiny_t5, "--model.warm_start", tiny_adapter,
+             *write_dialogues(tmp_path), "--data.batch_size", "4", "--trainer.precision", precision,
+             "--trainer.default_root_dir", str(tmp_path), "--self_check_only", "true"]  # fmt: skip
+    with pytest.raises(SystemExit) as end:
+        fit.main(flags)
+    out = capsys.readouterr().out
+    assert not end.value.code and out.count("  ok   ") == len(CHECKS) and "FAIL" not in out
+    assert not list(tmp_path.rglob("*.ckpt")) and not list(tmp_path.rglob("adapter"))

@@ -1,0 +1,56 @@
+"""Supervised fine-tuning through the same `main` as the shell, on a tiny model."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from commands import fit_flags, sft_flags
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from detox_rl import fit, sft
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_t5, dialogue_files) -> Path:
+    import contextlib
+
+    with contextlib.chdir(tmp_path_factory.mktemp("sft")) as _:
+        sft.main(sft_flags(tiny_t5, dialogue_files["dialogsum"], trainer__max_steps=8, model__lr=0.05))
+        return Path("lightning_logs/version_0").absolute()
+
+
+def test_files_are_written(run):
+    names = {str(path.relative_to(run)) for path in run.rglob("*")}
+    assert {"config.yaml", "adapter/adapter_config.json", "adapter/adapter_model.safetensors", "checkpoints/last.ckpt"} <= names
+
+
+def test_the_loss_falls_on_what_it_is_trained_on(run):
+    scalars = EventAccumulator(str(run)).Reload()
+    losses = [event.value for event in scalars.Scalars("train/loss")]
+    assert len(losses) == 8 and losses[-1] < losses[0] - 0.1
+    assert {"val/loss", "val/rougeL"} <= set(scalars.Tags()["scalars"])
+
+
+def test_ppo_starts_from_the_adapter(run, tiny_t5, dialogue_files, tmp_path, monkeypatch):
+    """The warm start brings its rank, and policy and reference agree before the first update."""
+    monkeypatch.chdir(tmp_path)
+    fit.main(fit_flags(tiny_t5, str(run / "adapter"), dialogue_files["samsum"]))
+    scalars = EventAccumulator(str(tmp_path / "lightning_logs" / "version_0")).Reload()
+    assert scalars.Scalars("val/kl")[0].value == pytest.approx(0.0, abs=1e-5)
+    weights = torch.load(tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert {tensor.shape[0] for name, tensor in weights.items() if "lora_A.policy" in name} == {4}
+
+
+def test_an_adapter_can_be_trained_further(run, tiny_t5, dialogue_files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = sft_flags(tiny_t5, dialogue_files["dialogsum"], model__warm_start=str(run / "adapter"), trainer__max_steps=1)
+    sft.main(args)
+    first = EventAccumulator(str(tmp_path / "lightning_logs" / "version_0")).Reload().Scalars("train/loss")[0].value
+    fresh = EventAccumulator(str(run)).Reload().Scalars("train/loss")[0].value
+    assert first < fresh - 0.1
+
+
+def test_gradients_are_clipped_and_accumulated_by_lightning(tiny_t5, dialogue_files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sft.main(sft_flags(tiny_t5, dialogue_files["dialogsum"], trainer__accumulate_grad_batches=2, trainer__gradient_clip_val=0.1, trainer__val_check_interval=2))
+    assert (tmp_path / "lightning_logs" / "version_0" / "adapter").is_dir()

@@ -1,0 +1,76 @@
+"""`python -m detox_rl.summarize`, through the same `main` as the shell."""
+
+import io
+
+import pytest
+from commands import failure
+
+from detox_rl import summarize
+from detox_rl.summarize import Summarizer
+
+DIALOGUES = ["Tom: hello Anna, you are a good idiot\nAnna: what is it?", "Anna: thank you\nTom: fine, at home"]
+
+
+@pytest.fixture
+def files(tmp_path) -> list[str]:
+    paths = []
+    for number, dialogue in enumerate(DIALOGUES):
+        paths.append(str(tmp_path / f"dialogue {number}.txt"))
+        (tmp_path / f"dialogue {number}.txt").write_text(dialogue, encoding="utf-8")
+    return paths
+
+
+@pytest.fixture
+def options(tiny_t5, tiny_adapter) -> list[str]:
+    return ["--base_model", tiny_t5, "--adapter", tiny_adapter, "--max_new_tokens", "8"]
+
+
+def printed(args: list[str], capfd) -> list[str]:
+    capfd.readouterr()
+    summarize.main(args)
+    return capfd.readouterr().out.split("\n")
+
+
+def test_one_line_a_file_in_order(files, options, capfd, tiny_t5, tiny_adapter):
+    both = printed([*files, *options], capfd)
+    assert len(both) == 3 and both[2] == "" and all(both[:2])
+    assert both[:1] == printed([files[0], *options], capfd)[:1]
+    assert both[1:2] == printed([files[1], *options], capfd)[:1]
+    assert both[0] != both[1]
+
+
+def test_it_says_what_evaluate_would_say(files, options, capfd, tiny_t5, tiny_adapter):
+    from detox_rl.batching import collate
+    from detox_rl.datamodule import encode_prompts
+
+    summarizer = Summarizer(tiny_t5, tiny_adapter, max_new_tokens=8)
+    prompts, _ = encode_prompts(summarizer.tokenizer, DIALOGUES)
+    from detox_rl.batching import Row
+
+    batch = collate([Row(str(i), dialogue, "", False, prompt, prompt) for i, (dialogue, prompt) in enumerate(zip(DIALOGUES, prompts))], 0)
+    rows = summarizer.rows([batch], "title")
+    assert [row["summary"] for row in rows] == printed([*files, *options], capfd)[:2]
+
+
+def test_an_adapter_changes_the_summary_and_null_means_none(files, options, capfd, tiny_t5):
+    bare = printed([files[0], "--base_model", tiny_t5, "--adapter", "null", "--max_new_tokens", "8"], capfd)
+    assert bare[0] != printed([files[0], *options], capfd)[0]
+
+
+def test_standard_input(files, options, capfd, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO(DIALOGUES[0]))
+    assert printed(["-", files[1], *options], capfd) == printed([*files, *options], capfd)
+
+
+def test_an_empty_dialogue_is_refused_before_anything_is_printed(files, options, capfd, tmp_path, monkeypatch):
+    (tmp_path / "empty.txt").write_text(" \n")
+    assert "empty.txt is empty" in failure(summarize.main, [files[0], str(tmp_path / "empty.txt"), *options], capfd)[1]
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert "standard input is empty" in failure(summarize.main, ["-", *options], capfd)[1]
+
+
+def test_a_dialogue_beyond_the_limit_is_cut_aloud(options, capfd, tmp_path):
+    (tmp_path / "long.txt").write_text("Tom: hello Anna\n" * 1000)
+    summarize.main([str(tmp_path / "long.txt"), *options])
+    out, error = capfd.readouterr()
+    assert out.count("\n") == 1 and "warning" in error and "long.txt" in error
