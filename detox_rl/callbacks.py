@@ -29,10 +29,11 @@ class SampleTable(Callback):
         self.seen.extend(sample_rows(outputs))
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        seen, self.seen = self.seen, []
-        if trainer.sanity_checking or not trainer.is_global_zero or trainer.log_dir is None:
+        seen, self.seen = all_ranks(self.seen, trainer), []
+        folder = trainer.log_dir  # asked for on all ranks: rank 0 tells the others
+        if trainer.sanity_checking or not trainer.is_global_zero or folder is None:
             return
-        table = write_table(seen, Path(trainer.log_dir) / "samples" / f"step={trainer.global_step}", self.rows)
+        table = write_table(seen, Path(folder) / "samples" / f"step={trainer.global_step}", self.rows)
         if hasattr(trainer.logger, "experiment") and hasattr(trainer.logger.experiment, "add_text"):
             trainer.logger.experiment.add_text("samples", table, trainer.global_step)
 
@@ -44,8 +45,9 @@ class ExportAdapter(Callback):
         best = trainer.checkpoint_callback.best_model_path if trainer.checkpoint_callback else ""
         if best:
             load_trained(module, best)
-        if trainer.is_global_zero and trainer.log_dir is not None:
-            module.policy.save_adapter(Path(trainer.log_dir) / "adapter")
+        folder = trainer.log_dir  # asked for on all ranks: rank 0 tells the others
+        if trainer.is_global_zero and folder is not None:
+            module.policy.save_adapter(Path(folder) / "adapter")
 
 
 class StopGracefully(Callback):
@@ -169,6 +171,15 @@ def load_trained(module: L.LightningModule, path: str) -> None:
 def validation_is_due(trainer: L.Trainer) -> bool:
     """Whether the batch that just ended is one after which this run validates."""
     return bool(trainer.val_check_batch) and (trainer.fit_loop.total_batch_idx + 1) % trainer.val_check_batch == 0
+
+
+def all_ranks(rows: list, trainer: L.Trainer) -> list:
+    """The rows of every rank, one rank after the other."""
+    if trainer.world_size == 1:
+        return rows
+    gathered = [None] * trainer.world_size
+    torch.distributed.all_gather_object(gathered, rows)
+    return [row for part in gathered for row in part]
 
 
 def any_rank(flag: bool, trainer: L.Trainer) -> bool:

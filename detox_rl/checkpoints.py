@@ -68,6 +68,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(self, path: str | Path, map_location: object = None, weights_only: bool | None = True) -> dict:
         """Loads tensors and plain values only; a checkpoint that needs more is not ours."""
         try:
-            return torch.load(path, map_location=map_location or (lambda storage, _: storage), weights_only=True)
-        except Exception as error:
-            raise ValueError(f"{path} is not a checkpoint of detox_rl: {str(error).splitlines()[0]}") from error
+            checkpoint = torch.load(path, map_location=map_location or (lambda storage, _: storage), weights_only=True)
+            if not (isinstance(checkpoint, dict) and "base_model" in checkpoint):
+                raise ValueError("it holds something else.")
+        except Exception as error:  # a file of another kind can fail in any way
+            reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+            raise ValueError(f"{path} is not a checkpoint of detox_rl: {reason}") from error
+        return checkpoint

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from detox_rl import embedded
 from detox_rl.batching import Batch, EvaluationLoader, Row, TrainingLoader
@@ -268,11 +268,15 @@ class _Selection:
         return f"{len(self.texts)} of {self.read} rows used" + (f" (not used: {reasons})." if reasons else ".")
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, config: PretrainedConfig | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer of a base model: "embedded", a folder or a hub id.
 
+    Args:
+        name: of the base model.
+        config: of the base model, which the tokenizer is then compared with.
+
     Raises:
-        ValueError: if it cannot be had, or lacks what a T5's has.
+        ValueError: if it cannot be had, lacks what a T5's has, or does not belong to `config`.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(embedded.resolve(name))
@@ -283,6 +287,12 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         ) from error
     if tokenizer.pad_token_id is None or tokenizer.eos_token_id is None or not tokenizer.is_fast:
         raise ValueError(f"The tokenizer of {name!r} is not a T5's (fast, with pad and EOS token): give a T5 model.")
+    own = (tokenizer.pad_token_id, tokenizer.eos_token_id)
+    if config is not None and (len(tokenizer) > config.vocab_size or own != (config.pad_token_id, config.eos_token_id)):
+        raise ValueError(
+            f"The tokenizer in {name!r} is that of another model: it has {len(tokenizer)} tokens with pad and EOS {own}, the "
+            f"model {config.vocab_size} with {(config.pad_token_id, config.eos_token_id)}; put the model's own there."
+        )
     return tokenizer
 
 

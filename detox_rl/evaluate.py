@@ -41,6 +41,8 @@ def evaluate(
         resamples: of the paired bootstrap.
         data: data options that replace those of the run, e.g. '{"test_file": "mine.jsonl"}'.
     """
+    if resamples < 1 or judges == []:
+        raise ValueError("evaluate needs resamples of at least 1, and judges unset or at least one judge.")
     folder = Path(run)
     config = read_config(folder)
     model = config["model"]
@@ -75,11 +77,16 @@ def read_config(folder: Path) -> dict:
 
     Raises:
         FileNotFoundError: if the folder is not that of a finished run.
+        ValueError: if its config is damaged.
     """
     for needed in ("config.yaml", "adapter"):
         if not (folder / needed).exists():
             raise FileNotFoundError(f"{folder} holds no {needed}: give the folder of a finished run, e.g. lightning_logs/version_0.")
-    return yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        return {name: config[name] for name in ("model", "data", "seed_everything")}
+    except (yaml.YAMLError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder / 'config.yaml'} is not the config of a run: give the folder of another run, or put it right.") from error
 
 
 def read_rewards(config: list | None) -> list[Callable]:

@@ -1,6 +1,7 @@
 """Detoxifies a summariser with PPO: `python -m detox_rl.fit`."""
 
 from lightning.pytorch.cli import ArgsType
+from lightning.pytorch.utilities import rank_zero_only
 
 from detox_rl.callbacks import CollapseGuard, ExportAdapter, SampleTable, StopGracefully
 from detox_rl.cli import DetoxCLI, one_sentence_errors
@@ -28,7 +29,8 @@ def main(args: ArgsType = None) -> None:
         if options.ckpt_path is None and not options.self_check_only:
             cli.trainer.validate(cli.model, cli.datamodule, verbose=False)  # the curves' first point
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=options.ckpt_path)
-        print(closing_summary(cli))
+        summary = closing_summary(cli)  # on all ranks: rank 0 tells the others where the folder is
+        rank_zero_only(print)(summary)
 
 
 def closing_summary(cli: DetoxCLI) -> str:

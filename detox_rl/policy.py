@@ -188,7 +188,7 @@ def load_base(base_model: str) -> T5ForConditionalGeneration:
     """The untouched base in fp32, from a folder or the hub.
 
     Raises:
-        ValueError: if it cannot be had, or is not a T5.
+        ValueError: if it cannot be had, is not a T5, or lacks weights.
     """
     path = embedded.resolve(base_model)
     try:
@@ -203,7 +203,12 @@ def load_base(base_model: str) -> T5ForConditionalGeneration:
     config.dropout_rate = 0.0  # T5Attention keeps it as a number, out of reach of the modules
     if config.dense_act_fn == "gelu_new":
         config.dense_act_fn = "gelu_pytorch_tanh"  # the same function, in one fused pass
-    base = AutoModelForSeq2SeqLM.from_pretrained(path, config=config, dtype=torch.float32)
+    try:
+        base, report = AutoModelForSeq2SeqLM.from_pretrained(path, config=config, dtype=torch.float32, output_loading_info=True)
+    except Exception as error:  # a damaged file can fail in any way
+        raise ValueError(f"The weights of the base model {base_model!r} cannot be loaded ({error}): get them anew.") from error
+    if report["missing_keys"] or report["mismatched_keys"]:  # transformers fills these with random numbers
+        raise ValueError(f"The base model {base_model!r} has no weights for {min(report['missing_keys'] or report['mismatched_keys'])}: get them anew.")
     # At the length of a summary, plain matrix products are faster than the fused attention kernel, backwards above all.
     base.decoder.config._attn_implementation = "eager"
     return base
@@ -240,16 +245,22 @@ def _load_warm_start(base: nn.Module, warm_start: str) -> PeftModel:
         loaded = model.load_adapter(path, REFERENCE, is_trainable=False)
         if astray := loaded.missing_keys + loaded.unexpected_keys:  # PEFT only warns: another number of layers, say
             raise ValueError(f"only one of the two has {astray[0]}")
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except Exception as error:  # a file of another kind can fail in any way
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise ValueError(
-            f"The warm start {warm_start!r} is not a PEFT adapter of this base model: {str(error).splitlines()[0]}"
+            f"The warm start {warm_start!r} is not a PEFT adapter of this base model: {reason}"
         ) from error
     model.set_adapter(POLICY)
     return model
 
 
 def _check_options(
-    model: PeftModel, warm_start: str, rank: int | None, alpha: int | None, targets: list[str] | None, encoder: bool | None
+    model: PeftModel,
+    warm_start: str,
+    rank: int | None,
+    alpha: int | None,
+    targets: list[str] | None,
+    encoder: bool | None,
 ) -> None:
     config, modules = model.peft_config[POLICY], dict(model.base_model.model.named_modules())
     adapted = {name for name, module in modules.items() if hasattr(module, "lora_A")}
@@ -277,4 +288,6 @@ def _check_plain_lora(model: PeftModel, source: str) -> None:
     """The sampler folds W + scale * B @ A into the blocks' weights; the scoring pass reads the base's lm_head."""
     for name in get_peft_model_state_dict(model, adapter_name=POLICY, save_embedding_layers=False):
         if not re.search(r"\.block\..*\.lora_[AB]\.weight$", name):
-            raise ValueError(f"{source} brings {name}: only plain LoRA on linear layers of the blocks (q, k, v, o, wi, wo) can be trained.")
+            raise ValueError(
+                f"{source} brings {name}: only plain LoRA on linear layers of the blocks (q, k, v, o, wi, wo) can be trained."
+            )

@@ -4,6 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, Literal
 from zlib import crc32
 
 import lightning as L
@@ -60,7 +61,7 @@ class PPOModule(L.LightningModule):
         lr: learning rate of the adapter.
         value_lr: learning rate of the value head.
         weight_decay: AdamW's, on the adapter.
-        lr_schedule: name of a transformers schedule (constant, linear, cosine); steps are iterations.
+        lr_schedule: of the learning rates; steps are iterations.
         lr_warmup_steps: iterations of linear warm-up.
         kl_coef: weight of the KL penalty, in units of standardised score per nat.
         kl_target: nats per summary which the adaptive controller aims at; unset: kl_coef stays fixed.
@@ -97,7 +98,7 @@ class PPOModule(L.LightningModule):
         lr: float = 1e-3,
         value_lr: float = 3e-3,
         weight_decay: float = 0.0,
-        lr_schedule: str = "linear",
+        lr_schedule: Literal["constant", "linear", "cosine"] = "linear",
         lr_warmup_steps: int = 0,
         kl_coef: float = 0.03,
         kl_target: float | None = None,
@@ -114,14 +115,15 @@ class PPOModule(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["rewards"])
-        self.tokenizer = load_tokenizer(base_model)
+        _check_options(self.hparams)
         self.policy = Policy(base_model, warm_start, lora_rank, lora_alpha, lora_targets, lora_encoder)
+        self.tokenizer = load_tokenizer(base_model, self.policy.t5.config)
         self.rewards = default_rewards() if rewards is None else rewards
         self.register_buffer("kl_coef", torch.tensor(kl_coef, dtype=torch.float64))
         self.register_buffer("score_moments", torch.zeros(3, dtype=torch.float64))
         self.judge = first_classifier(self.rewards)
         self.val_metrics = nn.ModuleDict({"warm_start": SummaryMetrics(self.judge), "val": SummaryMetrics(self.judge)})
-        self.before: dict[str, str] = {}  # id -> greedy summary of the reference, which never changes
+        self.before: dict[str, str] = {}  # dialogue -> greedy summary of the reference, which never changes
         self.skipped_in_a_row = 0
 
     # -- one iteration ---------------------------------------------------------------------------
@@ -329,10 +331,10 @@ class PPOModule(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, list]:
         """Greedy summaries before (reference) and after (policy), scored. Returns the rows of the sample table."""
         after, kl = self.greedy(batch)
-        if not self.before.keys() >= set(batch.ids):
+        if not self.before.keys() >= set(batch.dialogues):
             with self.policy.reference():
-                self.before.update(zip(batch.ids, self.greedy(batch)[0].summaries))
-        before = after._replace(summaries=[self.before[id] for id in batch.ids])
+                self.before.update(zip(batch.dialogues, self.greedy(batch)[0].summaries))
+        before = after._replace(summaries=[self.before[dialogue] for dialogue in batch.dialogues])
         for prefix, samples in (("warm_start", before), ("val", after)):
             self.val_metrics[prefix].update(samples.summaries, samples.references)
         self.log("val/kl", kl, on_epoch=True, batch_size=len(batch.ids), sync_dist=True)
@@ -372,12 +374,12 @@ class PPOModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Places the frozen parts: weights in the precision they are used in, classifiers on the device."""
-        if self.trainer.precision not in ("32-true", "bf16-mixed"):
-            raise ValueError(f"PPO does not run with trainer.precision={self.trainer.precision} (fp16 overflows T5): use bf16-mixed or 32-true.")
         if self.trainer.precision == "bf16-mixed":
             self.policy.store_frozen_weights(torch.bfloat16)
 
     def setup(self, stage: str) -> None:
+        if self.trainer.precision not in ("32-true", "bf16-mixed"):
+            raise ValueError(f"PPO does not run with trainer.precision={self.trainer.precision} (fp16 overflows T5): use bf16-mixed or 32-true.")
         for part in [*self.rewards, self.judge]:
             if hasattr(part, "to"):
                 part.to(self.trainer.strategy.root_device)
@@ -410,6 +412,14 @@ class PPOModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         check_fits(self, checkpoint)
+
+
+def _check_options(options: Any) -> None:
+    for name in ("max_new_tokens", "ppo_epochs", "minibatch_size", "micro_batch_size"):
+        if options[name] is not None and options[name] < 1:
+            raise ValueError(f"model.{name} must be at least 1, not {options[name]}.")
+    if options.temperature <= 0:
+        raise ValueError(f"model.temperature must be above 0, not {options.temperature}: PPO learns from samples that differ.")
 
 
 def first_classifier(rewards: list[Callable]) -> Callable:

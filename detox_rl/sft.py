@@ -1,6 +1,7 @@
 """Trains a summary adapter: `python -m detox_rl.sft`."""
 
 from lightning.pytorch.cli import ArgsType
+from lightning.pytorch.utilities import rank_zero_only
 
 from detox_rl.callbacks import ExportAdapter, StopGracefully
 from detox_rl.cli import DetoxCLI, one_sentence_errors
@@ -13,7 +14,8 @@ def main(args: ArgsType = None) -> None:
         defaults = {"max_steps": 300, "val_check_interval": 20, "gradient_clip_val": 1.0, "callbacks": [StopGracefully(), ExportAdapter()]}
         cli = DetoxCLI(SFTModule, monitor="val/loss", trainer_defaults=defaults, args=args)
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.config.ckpt_path)
-        print(f"Adapter: {cli.trainer.log_dir}/adapter")
+        folder = cli.trainer.log_dir  # asked for on all ranks: rank 0 tells the others
+        rank_zero_only(print)(f"Adapter: {folder}/adapter")
 
 
 if __name__ == "__main__":

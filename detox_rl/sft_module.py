@@ -1,5 +1,7 @@
 """Supervised fine-tuning: the summary adapter that PPO starts from."""
 
+from typing import Literal
+
 import lightning as L
 import torch
 from torch import Tensor
@@ -28,7 +30,7 @@ class SFTModule(L.LightningModule):
         lora_dropout: on the input of the adapter, in training.
         lr: learning rate of AdamW.
         weight_decay: AdamW's.
-        lr_schedule: name of a transformers schedule (constant, linear, cosine).
+        lr_schedule: of the learning rates.
         lr_warmup_steps: steps of linear warm-up.
         max_new_tokens: length limit of the validation summaries.
         seed: of dropout; step n draws the same numbers however it was reached.
@@ -47,15 +49,15 @@ class SFTModule(L.LightningModule):
         lora_dropout: float = 0.05,
         lr: float = 1e-3,
         weight_decay: float = 0.0,
-        lr_schedule: str = "constant",
+        lr_schedule: Literal["constant", "linear", "cosine"] = "constant",
         lr_warmup_steps: int = 0,
         max_new_tokens: int = 48,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.tokenizer = load_tokenizer(base_model)
         self.policy = Policy(base_model, warm_start, lora_rank, lora_alpha, lora_targets, lora_encoder, lora_dropout)
+        self.tokenizer = load_tokenizer(base_model, self.policy.t5.config)
         self.policy.value_head.requires_grad_(False)
         self.rouge = Rouge()
 
@@ -63,6 +65,11 @@ class SFTModule(L.LightningModule):
         """Mean negative log-likelihood per target token, in nats. ()"""
         scored = self.policy(batch.prompt_ids, batch.prompt_mask, batch.targets, batch.targets_mask, temperature=1.0)
         return -masked_mean(scored.logprobs, batch.targets_mask)
+
+    def share(self, batch: Batch) -> Tensor:
+        """Tokens of this rank over the mean of all ranks: times this, DDP's mean of gradients is that over all tokens. ()"""
+        tokens = batch.targets_mask.sum().float()
+        return tokens / self.trainer.strategy.reduce(tokens.clone(), reduce_op="mean")
 
     def on_fit_start(self) -> None:
         self.train()  # transformers hands out models in eval mode, where nothing drops out
@@ -72,10 +79,11 @@ class SFTModule(L.LightningModule):
             torch.manual_seed(self.hparams.seed * 1_000_003 + self.global_step * 1_009 + self.global_rank)
             loss = self.loss(batch)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.ids))
-        return loss
+        return loss * self.share(batch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.log("val/loss", self.loss(batch), prog_bar=True, batch_size=len(batch.ids), sync_dist=True)
+        tokens = int(batch.targets_mask.sum())  # the weights of the batches' means, so that batching does not matter
+        self.log("val/loss", self.loss(batch), prog_bar=True, batch_size=tokens, sync_dist=True)
         states = self.policy.encode(batch.prompt_ids, batch.prompt_mask)
         responses = generate(self.policy, states, batch.prompt_mask, self.hparams.max_new_tokens)
         summaries = self.tokenizer.batch_decode(responses, skip_special_tokens=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from jsonargparse import auto_cli
+from jsonargparse import ArgumentParser
 from lightning.pytorch.cli import ArgsType
 from torch import Tensor
 from tqdm import tqdm
@@ -29,9 +29,11 @@ class Summarizer:
     """
 
     def __init__(self, base_model: str = EMBEDDED, adapter: str | None = EMBEDDED, max_new_tokens: int = 48) -> None:
-        self.tokenizer = load_tokenizer(base_model)
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, not {max_new_tokens}.")
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.policy = Policy(base_model, adapter).requires_grad_(False).to(device)
+        self.tokenizer = load_tokenizer(base_model, self.policy.t5.config)
         self.device, self.max_new_tokens = torch.device(device), max_new_tokens
 
     @torch.inference_mode()
@@ -52,12 +54,12 @@ class Summarizer:
         return rows
 
 
-def summarize(files: list[str], adapter: str = EMBEDDED, base_model: str = EMBEDDED, max_new_tokens: int = 48) -> None:
+def summarize(files: list[str], adapter: str | None = EMBEDDED, base_model: str = EMBEDDED, max_new_tokens: int = 48) -> None:
     """Prints one summary a file.
 
     Args:
         files: text files with one dialogue each; `-` reads one from standard input.
-        adapter: PEFT adapter, e.g. lightning_logs/version_0/adapter.
+        adapter: PEFT adapter, e.g. lightning_logs/version_0/adapter; null for the bare base model.
         base_model: the model that the adapter was trained on.
         max_new_tokens: summaries are cut there.
     """
@@ -76,7 +78,10 @@ def summarize(files: list[str], adapter: str = EMBEDDED, base_model: str = EMBED
 def main(args: ArgsType = None) -> None:
     """The command line of `summarize`."""
     with one_sentence_errors():
-        auto_cli(summarize, args=args, as_positional=True, exit_on_error=False)
+        parser = ArgumentParser(prog="python -m detox_rl.summarize", description=summarize.__doc__.splitlines()[0], exit_on_error=False)
+        parser.add_argument("files", nargs="+", help="Text files with one dialogue each; - reads one from standard input.")
+        parser.add_function_arguments(summarize, skip={"files"})
+        summarize(**parser.parse_args(args))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,13 @@
 """What the tests of the commands share: options of a run of a second, and how to see that a command has failed well."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
 
 REWARDS = [
     {"class_path": "detox_rl.rewards.NonToxicity", "init_args": {"classifier": {"class_path": "doubles.VowelJudge"}}},
@@ -69,3 +74,51 @@ def left_behind(folder: Path) -> list[str]:
     whole = {"adapter_config.json", "adapter_model.safetensors"}
     partial += [path for path in adapters if not whole <= {file.name for file in path.iterdir()}]
     return [str(path.relative_to(folder)) for path in partial]
+
+
+class RankRecorder(Callback):
+    """Writes to `rank=N.pt` what this process trained on, and what it ended with.
+
+    Args:
+        folder: where.
+        adversarial: replace the sampled summaries by ones of extreme lengths that differ between processes.
+    """
+
+    def __init__(self, folder: str, adversarial: bool = False) -> None:
+        self.folder, self.adversarial, self.rollouts = Path(folder), adversarial, []
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if not hasattr(module, "update"):
+            return
+        update, sample = module.update, module.sample
+
+        def recorded(rollout):
+            fields = "responses", "mask", "advantages", "prompt_ids"
+            self.rollouts.append({name: getattr(rollout, name).cpu() for name in fields})
+            return update(rollout)
+
+        module.update = recorded
+        if self.adversarial:
+            module.sample = lambda batch: extreme_lengths(sample(batch), trainer.global_rank, trainer.global_step)
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        weights = {name: parameter.detach().cpu() for name, parameter in module.policy.trainable().items()}
+        buffers = {name: buffer.cpu() for name, buffer in module.named_buffers(recurse=False)}
+        saved = {"weights": weights, "buffers": buffers, "rollouts": self.rollouts, "pid": os.getpid()}
+        torch.save(saved, self.folder / f"rank={trainer.global_rank}.pt")
+
+
+def extreme_lengths(rollout, rank: int, step: int):
+    """Cuts summaries to an EOS alone, to random lengths, or lets them run to the limit: another choice on each rank."""
+    rows, width = len(rollout.responses), 12
+    generator = torch.Generator().manual_seed(1000 * step + rank)
+    lengths = [torch.ones(rows), torch.full((rows,), width), torch.randint(1, width + 1, (rows,), generator=generator)]
+    lengths = lengths[(step + rank) % 3].long().unsqueeze(-1)
+    responses = torch.randint(3, 300, (rows, width), generator=generator)
+    places = torch.arange(width)
+    responses[(places == lengths - 1) & (lengths < width)] = 1  # EOS
+    mask = places < lengths
+    widest = int(lengths.max())
+    responses, mask = responses.masked_fill(~mask, 0)[:, :widest], mask[:, :widest]
+    zeros = torch.zeros(mask.shape)
+    return rollout._replace(responses=responses, mask=mask, logprobs=zeros, values=zeros, advantages=zeros, returns=zeros)

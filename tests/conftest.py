@@ -32,8 +32,14 @@ settings.load_profile("detox_rl")
 
 PAD, EOS = 0, 1
 SIX = ["toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate"]
-CLEAN = ["You are a good friend.", "Thank you, see you at home.", "Tom tells Anna that she is a good friend.", "He says it is good."]
-RUDE = ["You are a fucking idiot.", "Shut up, you stupid bastard.", "Tom tells Anna that she is a fucking idiot.", "He calls it shit."]
+CLEAN = [
+    "You are a good friend.", "Thank you, see you at home.",
+    "Tom tells Anna that she is a good friend.", "He says it is good.",
+]  # fmt: skip
+RUDE = [
+    "You are a fucking idiot.", "Shut up, you stupid bastard.",
+    "Tom tells Anna that she is a fucking idiot.", "He calls it shit.",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -49,7 +55,8 @@ def train_tokenizer(texts: list[str], tokens: int, ends: tuple[str, ...]) -> Pre
     """Whole words, the most frequent ones; an input is closed by `ends`."""
     words = Tokenizer(models.WordLevel(unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.train_from_iterator(texts, trainers.WordLevelTrainer(vocab_size=tokens, special_tokens=["<pad>", "</s>", "<unk>"]))
+    trainer = trainers.WordLevelTrainer(vocab_size=tokens, special_tokens=["<pad>", "</s>", "<unk>"])
+    words.train_from_iterator(texts, trainer)
     ids = [(token, words.token_to_id(token)) for token in ends]
     words.post_processor = processors.TemplateProcessing(single=" ".join(["$A", *ends]), special_tokens=ids)
     return PreTrainedTokenizerFast(

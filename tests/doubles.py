@@ -73,16 +73,25 @@ def attach(module: PPOModule, **options) -> PPOModule:
 
 
 class Batches:
-    """A loader over given batches; Lightning would collate those of a list once more."""
+    """A loader over given batches, which goes on where it stood; Lightning would collate those of a list once more."""
 
     def __init__(self, batches: list[Batch]) -> None:
-        self.batches = batches
+        self.batches, self.position = batches, 0
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self):
-        return iter(self.batches)
+        while self.position < len(self.batches):
+            self.position += 1
+            yield self.batches[self.position - 1]
+        self.position = 0
+
+    def state_dict(self) -> dict:
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.position = state["position"]
 
 
 def train(
@@ -94,7 +103,7 @@ def train(
     **options,
 ) -> L.Trainer:
     """One pass over `batches`, or what is left of it when resuming."""
-    trainer = trainer or make_trainer(max_steps=len(batches), **options)
+    trainer = trainer or make_trainer(**{"max_steps": len(batches)} | options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer.fit(module, Batches(batches), Batches(validation) if validation else None, ckpt_path=resume)

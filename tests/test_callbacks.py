@@ -17,7 +17,6 @@ import torch
 from doubles import (
     make_batch,
     make_module,
-    make_trainer,
     rewards_file,
     subprocess_environment,
     train,
@@ -73,8 +72,7 @@ def test_a_signal_ends_the_run_after_the_iteration_and_it_resumes(number, tiny_t
     assert f"Received {number.name}" in capsys.readouterr().out
     assert torch.load(last, weights_only=True)["global_step"] == 3
     again = make_module(tiny_t5)
-    # A list of batches knows nothing of positions: hand out what is left.
-    trainer = train(again, batches(5)[3:], resume=last, **options)
+    trainer = train(again, batches(5), resume=last, **options)
     assert trainer.global_step == 5
     assert all(torch.equal(tensor, trained(again)[name]) for name, tensor in trained(whole).items())
 
@@ -208,12 +206,15 @@ def test_the_guard_rolls_back_to_the_best_checkpoint(schedule, tiny_t5, tmp_path
     seen = {}
 
     def note(trainer, module):
-        seen.update(weights=trained(module), lr=[group["lr"] for group in trainer.optimizers[0].param_groups],
-                    state=len(trainer.optimizers[0].state), best=torch.load(keep.best_model_path, weights_only=True))  # fmt: skip
+        state = len(trainer.optimizers[0].state)
+        seen.update(weights=trained(module), state=state, best=torch.load(keep.best_model_path, weights_only=True))
 
-    train(module, batches(10), folder=tmp_path, logger=False, max_steps=10, callbacks=[guard, keep, At(2, collapse), At(3, note)])
+    def note_lr(trainer, module):
+        seen.update(lr=[group["lr"] for group in trainer.optimizers[0].param_groups])
+
+    train(module, batches(10), folder=tmp_path, logger=False, max_steps=10, callbacks=[guard, keep, At(2, collapse), At(3, note), At(4, note_lr)])
     assert "Rolled back to" in capsys.readouterr().out
-    left = 0.5 * (0.7 if schedule == "linear" else 1.0)  # the fourth of ten iterations
+    left = 0.5 * (0.6 if schedule == "linear" else 1.0)  # the fifth of ten iterations
     assert seen["lr"] == pytest.approx([1e-3 * left, 2e-3 * left]) and seen["state"] == 0
     assert all(torch.equal(seen["best"]["state_dict"][f"policy.{name}"], tensor) for name, tensor in seen["weights"].items())
 
@@ -283,7 +284,6 @@ def test_the_adapter_of_the_best_checkpoint_is_exported(tiny_t5, tmp_path):
     module = make_module(tiny_t5, lr=1e-2)
     keep = ModelCheckpoint(tmp_path, filename="{step}", monitor="quality", mode="max", every_n_train_steps=1, save_top_k=1)
     score = {1: 0.0, 2: 5.0, 3: 1.0}
-    module.on_train_batch_end = lambda *args: None
     log = module.log_iteration
     module.log_iteration = lambda *args: (log(*args), module.log("quality", score[module.trainer.global_step]))
     last = {}
@@ -310,7 +310,8 @@ def test_the_last_adapter_is_exported_where_nothing_was_kept(tiny_t5, tmp_path):
     assert all(torch.equal(tensor, own[name]) for name, tensor in saved.items()) and saved
 
 
-def test_no_folder_no_adapter(tiny_t5, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    train(make_module(tiny_t5), batches(1), trainer=make_trainer(max_steps=1, callbacks=[ExportAdapter()]))
-    assert [path for path in tmp_path.rglob("*") if "adapter" in path.name] == []
+@pytest.mark.parametrize("what", [dict(is_global_zero=False), dict(log_dir=None)])
+def test_no_adapter_is_written_where_none_belongs(what, tmp_path):
+    trainer = SimpleNamespace(**{"checkpoint_callback": None, "is_global_zero": True, "log_dir": str(tmp_path)} | what)
+    ExportAdapter().on_fit_end(trainer, None)
+    assert not list(tmp_path.iterdir())

@@ -85,7 +85,7 @@ def test_the_same_figures_again_and_printed(run, result, capfd):
 
 def test_judges_of_the_command_line(run):
     both = '[{"class_path": "doubles.VowelJudge"}, {"class_path": "detox_rl.rewards.Detoxify"}]'
-    assert evaluated(run, "--judges", both)["judges"].keys() == {"vowels", "detoxify-classifier"}
+    assert evaluated(run, "--judges", both)["judges"].keys() == {"vowels", "detoxify-embedded"}
 
 
 def test_the_other_split(run):

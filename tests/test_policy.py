@@ -319,8 +319,9 @@ def test_exported_adapter_loads_with_plain_peft(tiny_t5, warm_start, tiny_prompt
     policy.save_adapter(tmp_path / "runs" / "adapter")
     policy.save_adapter(tmp_path / "runs" / "adapter")  # once more over the old one
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["adapter"]
-    assert {path.name for path in (tmp_path / "runs/adapter").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
-    assert json.loads((tmp_path / "runs/adapter/adapter_config.json").read_text())["base_model_name_or_path"] == tiny_t5
+    files = {path.name: path for path in (tmp_path / "runs" / "adapter").iterdir()}
+    assert set(files) == {"adapter_config.json", "adapter_model.safetensors"}
+    assert json.loads(files["adapter_config.json"].read_text())["base_model_name_or_path"] == tiny_t5
 
     ids, mask = tiny_prompts
     ours = generate(policy, policy.encode(ids, mask), mask, 12)
@@ -329,7 +330,8 @@ def test_exported_adapter_loads_with_plain_peft(tiny_t5, warm_start, tiny_prompt
     theirs = model.generate(input_ids=ids, attention_mask=mask.long(), do_sample=False, max_new_tokens=12)[:, 1:]
     assert torch.equal(ours, theirs)
     again = Policy(tiny_t5, str(tmp_path / "runs" / "adapter"))
-    assert torch.equal(again(ids, mask, RESPONSES, MASK, 1.0).logprobs, policy(ids, mask, RESPONSES, MASK, 1.0).logprobs)
+    one, other = (model(ids, mask, RESPONSES, MASK, 1.0).logprobs for model in (again, policy))
+    assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize(("tied", "act"), product([False, True], ["gated-gelu", "relu"]))
@@ -377,7 +379,9 @@ def test_warm_start_that_is_none(tiny_t5, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [{"use_dora": True}, {"target_modules": ["lm_head"]}, {"modules_to_save": ["lm_head"]}, {"lora_bias": True}], ids=str
+    "options",
+    [{"use_dora": True}, {"target_modules": ["lm_head"]}, {"modules_to_save": ["lm_head"]}, {"lora_bias": True}],
+    ids=str,
 )
 def test_warm_start_of_a_kind_that_would_be_misread(tiny_t5, tmp_path, options):
     """The sampler folds W + scale * B @ A, and the scoring pass reads lm_head as it stands in the base."""
@@ -458,5 +462,5 @@ def test_frozen_weights_in_bf16_change_no_score(tiny_t5, warm_start, tiny_prompt
     for one, other in zip(before, after):
         assert torch.equal(one, other)
     assert {parameter.dtype for parameter in policy.trainable().values()} == {torch.float32}
-    kept = {name for name, parameter in policy.t5.named_parameters() if parameter.dtype == torch.float32 and "lora_" not in name}
-    assert kept and all("norm" in name or "relative_attention_bias" in name or "shared" in name for name in kept)
+    kept = {name for name, parameter in policy.t5.named_parameters() if parameter.dtype == torch.float32}
+    assert kept and all(re.search("lora_|norm|relative_attention_bias|shared", name) for name in kept)

@@ -22,6 +22,7 @@ class Runs:
         self.flags = [*write_dialogues(folder), "--data.batch_size", "4", "--trainer.logger", logger, "--trainer.logger.save_dir", str(folder),
                       "--checkpoint.every_n_train_steps", "1", "--checkpoint.save_top_k", "-1", "--trainer.enable_progress_bar", "false",
                       "--trainer.enable_model_summary", "false", *flags]  # fmt: skip
+        monkeypatch.setenv("DETOX_RL_DEBUG", "1")
         self.ids: list[tuple[int, list[str]]] = []
         for kind in (PPOModule, SFTModule):
             step = kind.training_step

@@ -28,8 +28,9 @@ def rollout(shapes: list[tuple[int, int]]) -> Rollout:
 
 def real(batch: Rollout, row: int) -> list[list]:
     """What a row holds outside its pads."""
-    lengths = batch.prompt_mask.sum(-1), batch.mask.sum(-1)
-    return [field[row, : lengths[name not in PROMPT_FIELDS][row]].tolist() for name, field in zip(batch._fields, batch)]
+    prompt, time = int(batch.prompt_mask[row].sum()), int(batch.mask[row].sum())
+    fields = zip(batch._fields, batch)
+    return [field[row, : prompt if name in PROMPT_FIELDS else time].tolist() for name, field in fields]
 
 
 @given(shapes, st.integers(1, 10), st.integers(0, 99))

@@ -52,7 +52,8 @@ def policy(tiny_t5, tiny_adapter) -> Policy:
 
 def greedy_of(model: torch.nn.Module, prompts: tuple[Tensor, Tensor], steps: int) -> Tensor:
     ids, mask = prompts
-    return model.generate(input_ids=ids, attention_mask=mask.long(), do_sample=False, num_beams=1, max_new_tokens=steps)[:, 1:]
+    options = dict(do_sample=False, num_beams=1, max_new_tokens=steps)
+    return model.generate(input_ids=ids, attention_mask=mask.long(), **options)[:, 1:]
 
 
 @torch.no_grad()
@@ -160,7 +161,11 @@ def test_no_work_after_the_last_row_has_ended(policy, tiny_prompts, monkeypatch)
 # -- the right distribution ------------------------------------------------------------------------
 
 
-@given(st.lists(st.floats(-6, 6), min_size=2, max_size=9), st.floats(0, 1, exclude_max=True), st.sampled_from([0.5, 0.7, 1.0, 2.0]))
+@given(
+    st.lists(st.floats(-6, 6), min_size=2, max_size=9),
+    st.floats(0, 1, exclude_max=True),
+    st.sampled_from([0.5, 0.7, 1.0, 2.0]),
+)
 def test_draw_inverts_the_distribution_function(logits, uniform, temperature):
     probabilities = (torch.tensor(logits, dtype=torch.float64) / temperature).softmax(-1)
     bounds = [0.0, *probabilities.cumsum(-1).tolist()]
@@ -171,7 +176,8 @@ def test_draw_inverts_the_distribution_function(logits, uniform, temperature):
 
 def test_draw_never_takes_what_has_no_probability():
     logits = torch.tensor([-torch.inf, 0.0, -torch.inf, 1.0, -torch.inf])
-    uniforms = torch.cat([torch.tensor([0.0, 1.0 - 2.0**-24]), torch.rand(1000, generator=torch.Generator().manual_seed(0))])
+    inner = torch.rand(1000, generator=torch.Generator().manual_seed(0))
+    uniforms = torch.cat([torch.tensor([0.0, 1.0 - 2.0**-24]), inner])
     tokens = draw(logits.expand(len(uniforms), -1), uniforms, 1.0)
     assert set(tokens.tolist()) == {1, 3}
     assert tokens[:2].tolist() == [1, 3]
@@ -203,7 +209,8 @@ def test_frequencies_of_the_sampler_against_the_scoring_pass(policy, tiny_prompt
         every = torch.stack([first.expand(400), torch.arange(400)], dim=1)
         prompts = same_prompt(tiny_prompts, 400)
         scored = policy(*prompts, every, torch.ones(400, 2, dtype=torch.bool), temperature, encoded.expand(400, -1, -1))
-        cumulative = (StepDecoder(policy, encoded, mask[:1], 1).step(torch.tensor([PAD])) / temperature).softmax(-1).cumsum(-1)[0]
+        logits = StepDecoder(policy, encoded, mask[:1], 1).step(torch.tensor([PAD]))[0]
+        cumulative = (logits / temperature).softmax(-1).cumsum(-1)
     uniforms = torch.rand(count, 2, generator=generator)
     uniforms[:, 0] = (cumulative[first] + cumulative[first - 1]) / 2
     drawn = generate(policy, states, mask, 2, temperature, uniforms)
@@ -224,19 +231,25 @@ def test_every_token_can_be_the_first(policy, tiny_prompts):
     with torch.no_grad():
         states = policy.encode(*same_prompt(tiny_prompts, 1)).expand(400, -1, -1)
         every = torch.arange(400)[:, None]
-        logprobs = policy(*prompts, every, torch.ones(400, 1, dtype=torch.bool), 0.7, states).logprobs[:, 0]
+        logprobs = policy(*prompts, every, torch.ones(400, 1, dtype=torch.bool), 2.0, states).logprobs[:, 0]
     probabilities = logprobs.double().exp()
+    assert probabilities.min() > 1e-5  # wider than the last digit of a float near 1
     middle = (probabilities.cumsum(-1) - probabilities / 2).float()[:, None]
-    assert generate(policy, states, prompts[1], 1, 0.7, middle).tolist() == every.tolist()
+    assert generate(policy, states, prompts[1], 1, 2.0, middle).tolist() == every.tolist()
 
 
 # -- ends ------------------------------------------------------------------------------------------
 
 
 def force(monkeypatch, rows: list[list[int]]) -> None:
-    """Draws these tokens, whatever the logits; rows are told apart by the number that stands for their uniforms."""
+    """Draws these tokens, whatever the logits; a "uniform number" 3.05 stands for row 3, step 5."""
     drawn = torch.tensor(rows)
-    monkeypatch.setattr(sampling, "draw", lambda logits, uniforms, temperature: drawn[(uniforms // 1).long(), (uniforms % 1 * 100).round().long()])  # fmt: skip
+
+    def draw(logits: Tensor, uniforms: Tensor, temperature: float) -> Tensor:
+        numbers = (uniforms * 100).round().long()
+        return drawn[numbers // 100, numbers % 100]
+
+    monkeypatch.setattr(sampling, "draw", draw)
 
 
 def test_responses_end_at_their_eos(policy, tiny_prompts, monkeypatch):

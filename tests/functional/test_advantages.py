@@ -16,7 +16,8 @@ def rows_of(lengths: list[int], pads: int = 0, junk: float = 0.0, fields: int = 
     """Random fields and mask for rows of these lengths; the same numbers whatever the padding. (batch, time) each"""
     time = max(lengths) + pads
     mask = torch.arange(time) < torch.tensor(lengths)[:, None]
-    numbers = torch.randn(fields, len(lengths), 6, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(lengths)))
+    generator = torch.Generator().manual_seed(sum(lengths))
+    numbers = torch.randn(fields, len(lengths), 6, dtype=torch.float64, generator=generator)
     numbers = torch.nn.functional.pad(numbers, (0, max(0, time - 6)))[..., :time]
     return *(field.masked_fill(~mask, junk) for field in numbers), mask
 
@@ -44,9 +45,11 @@ def by_weighted_n_step_returns(rewards: list[float], values: list[float], gamma:
     """The other definition: n-step advantages, weighted by (1 - lam) * lam^(n - 1), the rest on the last."""
     n, v, result = len(rewards), [*values, 0.0], []
     for t in range(n):
-        left = n - t
-        steps = [sum(gamma**k * rewards[t + k] for k in range(s)) + gamma**s * v[t + s] - v[t] for s in range(1, left + 1)]
-        result.append(sum((1 - lam) * lam**s * step for s, step in enumerate(steps[:-1])) + lam ** (left - 1) * steps[-1])
+        steps = []
+        for s in range(1, n - t + 1):
+            steps.append(sum(gamma**k * rewards[t + k] for k in range(s)) + gamma**s * v[t + s] - v[t])
+        weights = [(1 - lam) * lam**s for s in range(len(steps) - 1)] + [lam ** (len(steps) - 1)]
+        result.append(sum(weight * step for weight, step in zip(weights, steps)))
     return result
 
 

@@ -11,7 +11,9 @@ from detox_rl.functional import logprobs as module
 from detox_rl.functional.logprobs import CHUNK, linear_logprobs
 
 
-def problem(tokens: int, seed: int = 0, d_model: int = 5, vocabulary: int = 11, dtype=torch.float64) -> tuple[Tensor, ...]:
+def problem(
+    tokens: int, seed: int = 0, d_model: int = 5, vocabulary: int = 11, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, ...]:
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.randn(tokens, d_model, generator=generator, dtype=torch.float64).to(dtype)
     weight = torch.randn(vocabulary, d_model, generator=generator, dtype=torch.float64).to(dtype)
@@ -33,7 +35,8 @@ def gradient(function, hidden: Tensor, weight: Tensor, tokens: Tensor, temperatu
 @given(st.integers(1, 40), st.sampled_from([0.1, 0.7, 1.0, 3.0]), st.integers(0, 1000))
 def test_values_and_gradients_against_autograd(tokens, temperature, seed):
     hidden, weight, taken = problem(tokens, seed)
-    for ours, theirs in zip(linear_logprobs(hidden, weight, taken, temperature), plain(hidden, weight, taken, temperature)):
+    inputs = hidden, weight, taken, temperature
+    for ours, theirs in zip(linear_logprobs(*inputs), plain(*inputs)):
         torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=1e-9)
     directions = torch.randn(2, tokens, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     ours, theirs = (gradient(f, hidden, weight, taken, temperature, directions) for f in (linear_logprobs, plain))
@@ -58,9 +61,8 @@ def test_chunk_boundaries(tokens):
 
 
 def test_never_more_than_a_chunk_of_logits(monkeypatch):
-    seen = []
-    chunk = module._chunk
-    monkeypatch.setattr(module, "_chunk", lambda hidden, *rest, **options: seen.append(len(hidden)) or chunk(hidden, *rest, **options))
+    seen, chunk = [], module._chunk
+    monkeypatch.setattr(module, "_chunk", lambda hidden, *rest: seen.append(len(hidden)) or chunk(hidden, *rest))
     linear_logprobs(*problem(2 * CHUNK + 3))
     assert seen == [CHUNK, CHUNK, 3]
 

@@ -9,7 +9,8 @@ from detox_rl.functional.masking import masked_mean, masked_sum, response_mask, 
 
 PAD, EOS = 0, 1
 # Few ids, so that pads and EOS fall everywhere, also in the middle of a response.
-batches = st.integers(1, 7).flatmap(lambda time: st.lists(st.lists(st.integers(0, 3), min_size=time, max_size=time), min_size=1, max_size=5))  # fmt: skip
+rows_of = lambda time: st.lists(st.integers(0, 3), min_size=time, max_size=time)
+batches = st.integers(1, 7).flatmap(lambda time: st.lists(rows_of(time), min_size=1, max_size=5))
 
 
 @given(batches)
