@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 from transformers import get_scheduler
 
 from detox_rl.checkpoints import check_fits, keep_trained
@@ -123,6 +124,7 @@ class PPOModule(L.LightningModule):
         self.register_buffer("score_moments", torch.zeros(3, dtype=torch.float64))
         self.judge = first_classifier(self.rewards)
         self.val_metrics = nn.ModuleDict({"warm_start": SummaryMetrics(self.judge), "val": SummaryMetrics(self.judge)})
+        self.val_kl = MeanMetric()  # Lightning's own mean cuts the count of rows to a multiple of the processes
         self.before: dict[str, str] = {}  # dialogue -> greedy summary of the reference, which never changes
         self.skipped_in_a_row = 0
 
@@ -337,7 +339,7 @@ class PPOModule(L.LightningModule):
         before = after._replace(summaries=[self.before[dialogue] for dialogue in batch.dialogues])
         for prefix, samples in (("warm_start", before), ("val", after)):
             self.val_metrics[prefix].update(samples.summaries, samples.references)
-        self.log("val/kl", kl, on_epoch=True, batch_size=len(batch.ids), sync_dist=True)
+        self.val_kl.update(kl, len(batch.ids))
         rewards = {name: total_score(self.rewards, samples)[0].tolist() for name, samples in (("before", before), ("after", after))}
         return {
             "id": batch.ids,
@@ -361,6 +363,8 @@ class PPOModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs both columns, and the quantity by which the best checkpoint is chosen."""
+        self.log("val/kl", self.val_kl.compute())
+        self.val_kl.reset()
         columns = {prefix: metrics.compute() for prefix, metrics in self.val_metrics.items()}
         for metrics in self.val_metrics.values():
             metrics.reset()

@@ -57,7 +57,7 @@ def self_check(module: PPOModule, batch: Batch, fresh: bool) -> Iterator[Check]:
     wrong = [name for name in trainable if ".policy." not in name and not name.startswith("value_head")]
     adapter = sum(size for name, size in trainable.items() if ".policy." in name)
     share = adapter / sum(p.numel() for name, p in module.policy.named_parameters() if ".reference." not in name and "value_head" not in name)
-    yield Check("only adapter and value head are trained", not wrong and adapter > 0,
+    yield Check("only adapter and value head are trained", not wrong and adapter > 0 and "value_head.weight" in trainable,
                 f"{adapter:,} adapter weights, {100 * share:.2f} % of the model", f"requires_grad of {wrong[:1]}")  # fmt: skip
 
 

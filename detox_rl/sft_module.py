@@ -5,6 +5,7 @@ from typing import Literal
 import lightning as L
 import torch
 from torch import Tensor
+from torchmetrics import MeanMetric
 from transformers import get_scheduler
 
 from detox_rl.checkpoints import check_fits, keep_trained
@@ -59,7 +60,7 @@ class SFTModule(L.LightningModule):
         self.policy = Policy(base_model, warm_start, lora_rank, lora_alpha, lora_targets, lora_encoder, lora_dropout)
         self.tokenizer = load_tokenizer(base_model, self.policy.t5.config)
         self.policy.value_head.requires_grad_(False)
-        self.rouge = Rouge()
+        self.rouge, self.val_loss = Rouge(), MeanMetric()
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean negative log-likelihood per target token, in nats. ()"""
@@ -82,14 +83,15 @@ class SFTModule(L.LightningModule):
         return loss * self.share(batch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        tokens = int(batch.targets_mask.sum())  # the weights of the batches' means, so that batching does not matter
-        self.log("val/loss", self.loss(batch), prog_bar=True, batch_size=tokens, sync_dist=True)
+        self.val_loss.update(self.loss(batch), batch.targets_mask.sum())
         states = self.policy.encode(batch.prompt_ids, batch.prompt_mask)
         responses = generate(self.policy, states, batch.prompt_mask, self.hparams.max_new_tokens)
         summaries = self.tokenizer.batch_decode(responses, skip_special_tokens=True)
         self.rouge.update(summaries, batch.references)
 
     def on_validation_epoch_end(self) -> None:
+        self.log("val/loss", self.val_loss.compute(), prog_bar=True)
+        self.val_loss.reset()
         self.log_dict({f"val/{name}": value for name, value in self.rouge.compute().items()})
         self.rouge.reset()
 

@@ -1,11 +1,12 @@
 """The drill behind scripts/fault_drill.sh.
 
 Every run is a process of its own, and a kill is SIGKILL, which no process can notice. Runs are forked from this one
-after everything has been imported, so that a kill costs a second and not the time of the imports. Training writes a
-checkpoint after each iteration, and a few iterations take about as long as writing, so that many kills fall into one.
+after everything has been imported, so that a kill costs a second and not the time of the imports. One kill in three
+waits until a checkpoint or the adapter is being written.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -23,6 +24,7 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGene
 from detox_rl import embedded, fit
 
 STEPS = 12
+KILLS_A_RUN = 3  # else most of them would fall into the last iteration of a run that never ends
 BEGUN = "only adapter and value head"  # the last line of the self-check: training starts now
 
 
@@ -71,15 +73,22 @@ def start(args: list[str], log: Path) -> int:
 def wait_until_begun(process: int, log: Path) -> bool:
     """Waits for training to start. Returns whether the process is still there then."""
     while not (log.exists() and BEGUN in log.read_text()):
-        if os.waitpid(process, os.WNOHANG)[0]:
+        if finished(process, log, wait=False):
             return False
         time.sleep(0.002)
     return True
 
 
-def finish(process: int, log: Path) -> None:
-    if status := os.waitpid(process, 0)[1]:
+def finished(process: int, log: Path, wait: bool = True) -> bool:
+    """Whether a process has ended.
+
+    Raises:
+        SystemExit: if it did not end well.
+    """
+    ended, status = os.waitpid(process, 0 if wait else os.WNOHANG)
+    if status:
         sys.exit(f"A run failed by itself (status {status}):\n{log.read_text()[-3000:]}")
+    return ended == process
 
 
 def result(folder: Path) -> dict:
@@ -103,13 +112,18 @@ def differences(one: object, other: object, path: str = "") -> list[str]:
     return [] if equal else [path]
 
 
+def iteration(checkpoint: Path) -> int:
+    """How far a checkpoint is; 0 if there is none."""
+    return torch.load(checkpoint, weights_only=True)["global_step"] if checkpoint.exists() else 0
+
+
 class Drill:
     """Runs under attack, one after the other, in folders of their own.
 
     Args:
         model: folder of the base model.
         folder: to work in.
-        seconds: that training takes when it is left alone.
+        seconds: that an iteration takes.
         seed: of the instants of the kills.
     """
 
@@ -117,29 +131,95 @@ class Drill:
         self.model, self.folder, self.seconds = model, folder, seconds
         self.random = random.Random(seed)
         self.kills = self.writing = 0
+        self.seen: set[tuple[Path, int]] = set()
 
     def run(self, number: int, kills: int) -> Path:
-        """One run, killed and resumed until it finishes or there were `kills` kills in all. Returns its folder."""
-        folder = self.folder / f"run_{number}"
+        """One run, killed and resumed up to `KILLS_A_RUN` times, or until there were `kills` in all. Returns its folder."""
+        folder, limit = self.folder / f"run_{number}", min(kills, self.kills + KILLS_A_RUN)
         folder.mkdir()
         while True:
             last = folder / "checkpoints" / "last.ckpt"
             args = flags(self.model, folder) + (["--ckpt_path", str(last)] if last.exists() else [])
+            self.left = STEPS - iteration(last)
             log = folder / "log"
             log.unlink(missing_ok=True)
             process = start(args, log)
             # A run that has only its end left does not start to train again: it may be killed while it exports.
             begun = wait_until_begun(process, log)
-            if begun and self.kills < kills and self.killed(process):
+            if begun and self.kills == limit:
+                finished(process, log)
+            elif begun and self.killed(process, log):
                 self.report(number, folder)
                 continue
-            if begun:
-                finish(process, log)
             return folder
 
-    def killed(self, process: int) -> bool:
-        """Kills it between 0.2 and 1.2 of the time that training takes, if it is still there by then."""
-        self.instant = self.random.uniform(0.2, 1.2) * self.seconds
-        time.sleep(self.instant)
+    def killed(self, process: int, log: Path) -> bool:
+        """Kills it between 0 and 1.2 of the time that the iterations left should take, if it is still there by then.
+
+        One in three is then left alone until a file is being written.
+        """
+        begun = time.perf_counter()
+        instant = self.random.uniform(0.0, 1.2) * self.left * self.seconds
+        until_writing = self.kills % 3 == 2
+        while time.perf_counter() < begun + instant or (until_writing and not self.writes(log.parent)):
+            if finished(process, log, wait=False):
+                self.seconds = (time.perf_counter() - begun) / self.left  # the machine may be busier or idler than before
+                return False
+            time.sleep(0 if until_writing else 0.002)
         os.kill(process, signal.SIGKILL)  # not waited for so far, so the id is still its own
+        self.instant = time.perf_counter() - begun
         return os.WIFSIGNALED(os.waitpid(process, 0)[1])
+
+    def writes(self, folder: Path) -> set[tuple[Path, int]]:
+        """Files and folders under a temporary name, but for those left from earlier kills."""
+        places = [folder / "checkpoints", *folder.glob("lightning_logs/version_*")]
+        entries = [path for place in places if place.is_dir() for path in place.iterdir()]
+        with contextlib.suppress(FileNotFoundError):  # renamed just now
+            partial = [path for path in entries if path.name.endswith(".partial") or path.name.startswith(".adapter")]
+            return {(path, path.stat().st_mtime_ns) for path in partial} - self.seen
+        return set()
+
+    def report(self, number: int, folder: Path) -> None:
+        """One line a kill."""
+        self.kills += 1
+        new = self.writes(folder)
+        self.seen |= new
+        self.writing += bool(new)
+        last = folder / "checkpoints" / "last.ckpt"
+        during = f", while writing {', '.join(path.name for path, _ in new)}" if new else ""
+        print(f"kill {self.kills}: run {number}, {self.instant:.2f} s into training{during}; goes on from iteration {iteration(last)}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0, help="Of the instants of the kills.")
+    parser.add_argument("--folder", type=Path, required=True, help="An empty folder to work in.")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    model = make_model(options.folder / "model")
+
+    reference, log = options.folder / "reference", options.folder / "reference.log"
+    process = start(flags(model, reference), log)
+    wait_until_begun(process, log)
+    begun = time.perf_counter()
+    finished(process, log)
+    seconds = time.perf_counter() - begun
+    expected = result(reference)
+    print(f"Left alone: {STEPS} iterations, a checkpoint after each, and the export take {seconds:.2f} s.", flush=True)
+
+    drill, runs, wrong = Drill(model, options.folder, seconds / STEPS, options.seed), 0, 0
+    while drill.kills < options.kills:
+        runs += 1
+        found = differences(expected, result(drill.run(runs, options.kills)))
+        wrong += bool(found)
+        print(f"run {runs} finished: {'equal' if not found else 'DIFFERS at ' + ', '.join(found[:3])}", flush=True)
+    print(
+        f"{drill.kills} kills, {drill.writing} of them while a file was being written; {runs} runs resumed until they finished: "
+        f"{runs - wrong} equal the run that was left alone, bit for bit, and {wrong} do not."
+    )
+    sys.exit(wrong > 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -8,7 +8,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 iterations=${1:-1000}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-"$PYTHON" -m detox_rl.fit --config configs/smoke.yaml --trainer.max_steps "$iterations" --trainer.val_check_interval 100 \
+"$PYTHON" -m detox_rl.fit --config configs/smoke.yaml --trainer.max_steps "$iterations" --trainer.val_check_interval 100 --guard.patience 1000000 \
     --trainer.default_root_dir "$work" --trainer.enable_progress_bar false > "$work/log" 2>&1 &
 process=$!
 while kill -0 "$process" 2>/dev/null; do

@@ -35,7 +35,7 @@ def make_batch(rows: int = 8, seed: int = 0, vocabulary: int = 400) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(5, 15, (rows,), generator=generator).tolist()
     ids = [torch.randint(3, vocabulary, (length,), generator=generator) for length in lengths]
-    return collate([Row(str(i), "A: hello\nB: hello", "they say hello", False, row, row[:3]) for i, row in enumerate(ids)], PAD)
+    return collate([Row(str(i), f"A: hello {seed} {i}\nB: hello", "they say hello", False, row, row[:3]) for i, row in enumerate(ids)], PAD)
 
 
 def make_module(base: str, warm_start: str | None = None, **options) -> PPOModule:
@@ -82,10 +82,10 @@ class Batches:
         return len(self.batches)
 
     def __iter__(self):
+        self.position %= len(self.batches)
         while self.position < len(self.batches):
             self.position += 1
             yield self.batches[self.position - 1]
-        self.position = 0
 
     def state_dict(self) -> dict:
         return {"position": self.position}
@@ -123,7 +123,7 @@ def write_dialogues(folder: Path, train: int = 12, validation: int = 4) -> list[
         lines = []
         for row in range(rows):
             spoken = " ".join(words[(row * 7 + i * (row + 3)) % len(words)] for i in range(60 + 5 * row))
-            lines.append({"id": f"{split}-{row}", "dialogue": f"{split} {row}: {spoken}", "summary": f"Tom says {words[row % 18]} to Anna."})
+            lines.append({"id": f"{split}-{row}", "dialogue": f"{split} {row}: {spoken}", "summary": f"Tom says {words[row % 18]} to Anna.", "rudeness": "mild"})
         path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
         flags += [f"--data.{split}_file", str(path)]
     return flags + ["--data.max_characters", "2000"]

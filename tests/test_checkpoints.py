@@ -65,7 +65,7 @@ def failing_rename(monkeypatch, tmp_path):
 )
 def test_a_write_that_fails_leaves_the_previous_checkpoint(fault, reason, tmp_path, monkeypatch):
     path, io = tmp_path / "a.ckpt", AtomicCheckpointIO()
-    io.save_checkpoint({"step": 1}, path)
+    io.save_checkpoint({"step": 1, "base_model": "a"}, path)
     before = path.read_bytes()
     fault(monkeypatch, tmp_path)
     with pytest.raises(OSError, match=f"{reason}.*previous one is untouched") as failure:
@@ -74,13 +74,13 @@ def test_a_write_that_fails_leaves_the_previous_checkpoint(fault, reason, tmp_pa
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["a.ckpt"]
     monkeypatch.undo()
-    io.save_checkpoint({"step": 2}, path)
-    assert io.load_checkpoint(path) == {"step": 2}
+    io.save_checkpoint({"step": 2, "base_model": "a"}, path)
+    assert io.load_checkpoint(path) == {"step": 2, "base_model": "a"}
 
 
 def test_a_tensor_that_cannot_be_written_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
     path, io = tmp_path / "a.ckpt", AtomicCheckpointIO()
-    io.save_checkpoint({"step": 1}, path)
+    io.save_checkpoint({"step": 1, "base_model": "a"}, path)
     before = path.read_bytes()
 
     def save(checkpoint, file):
@@ -121,7 +121,7 @@ class Code:
 @pytest.mark.parametrize("trust", [None, False, True])
 def test_code_in_a_checkpoint_is_refused_and_not_run(trust, tmp_path):
     path, proof = tmp_path / "evil.ckpt", tmp_path / "proof"
-    torch.save({"state_dict": {}, "code": Code(proof)}, path)
+    torch.save({"state_dict": {}, "base_model": "a", "code": Code(proof)}, path)
     with pytest.raises(ValueError, match="is not a checkpoint of detox_rl") as failure:
         AtomicCheckpointIO().load_checkpoint(path, weights_only=trust)
     assert not proof.exists() and "\n" not in str(failure.value)

@@ -2,8 +2,8 @@
 
 import json
 import re
+import shutil
 from contextlib import nullcontext
-from itertools import product
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ import torch
 from conftest import EOS, PAD, make_t5, save_lora, save_t5
 from lightning.pytorch.plugins import MixedPrecision
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
     AutoModelForSeq2SeqLM,
@@ -334,7 +335,8 @@ def test_exported_adapter_loads_with_plain_peft(tiny_t5, warm_start, tiny_prompt
     assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize(("tied", "act"), product([False, True], ["gated-gelu", "relu"]))
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("act", ["gated-gelu", "relu"])
 def test_every_kind_of_head_survives(tiny_tokenizer, tiny_prompts, tmp_path, tied, act):
     """transformers 5 ties the head of a T5 unless its file holds another one, and scales what enters a tied one."""
     made = make_t5(len(tiny_tokenizer), tied=tied, feed_forward_proj=act)
@@ -361,6 +363,7 @@ def other_base(folder: Path, tokenizer, **shape) -> str:
     return save_t5(make_t5(len(tokenizer), **shape), tokenizer, folder)
 
 
+@pytest.mark.filterwarnings("ignore:Found missing adapter keys")
 @pytest.mark.parametrize("shape", [{"d_model": 24}, {"num_layers": 1}, {"num_layers": 3}, {"num_heads": 3}], ids=str)
 def test_warm_start_of_another_base(tiny_adapter, tiny_adapter_everywhere, tiny_tokenizer, tmp_path, shape):
     base = other_base(tmp_path / "base", tiny_tokenizer, **shape)
@@ -378,6 +381,7 @@ def test_warm_start_that_is_none(tiny_t5, tmp_path):
             Policy(tiny_t5, str(folder))
 
 
+@pytest.mark.filterwarnings("ignore")  # PEFT has doubts about these too
 @pytest.mark.parametrize(
     "options",
     [{"use_dora": True}, {"target_modules": ["lm_head"]}, {"modules_to_save": ["lm_head"]}, {"lora_bias": True}],
@@ -408,6 +412,18 @@ def test_base_that_is_no_t5(tmp_path):
         Policy(str(tmp_path))
     with pytest.raises(ValueError, match="neither a local model folder nor reachable on the hub"):
         Policy(str(tmp_path / "absent"))
+
+
+def test_base_with_damaged_weights(tiny_t5, tmp_path):
+    weights = Path(shutil.copytree(tiny_t5, tmp_path / "base")) / "model.safetensors"
+    tensors = load_file(weights)
+    tensors.pop("decoder.block.0.layer.0.SelfAttention.q.weight")
+    save_file(tensors, weights, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"has no weights for decoder\.block\.0\..*\.q\.weight: get them anew"):
+        Policy(str(tmp_path / "base"))
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match="cannot be loaded .*: get them anew"):
+        Policy(str(tmp_path / "base"))
 
 
 def test_fingerprint_tells_bases_apart(tiny_t5, tiny_adapter, tiny_tokenizer, tmp_path):

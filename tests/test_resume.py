@@ -20,7 +20,7 @@ class Runs:
         self.main, self.folder, self.count = main, folder, 0
         logger = "lightning.pytorch.loggers.CSVLogger"
         self.flags = [*write_dialogues(folder), "--data.batch_size", "4", "--trainer.logger", logger, "--trainer.logger.save_dir", str(folder),
-                      "--checkpoint.every_n_train_steps", "1", "--checkpoint.save_top_k", "-1", "--trainer.enable_progress_bar", "false",
+                      "--checkpoint.every_n_train_steps", "1", "--checkpoint.save_top_k", "-1", "--checkpoint.monitor", "null", "--trainer.enable_progress_bar", "false",
                       "--trainer.enable_model_summary", "false", *flags]  # fmt: skip
         monkeypatch.setenv("DETOX_RL_DEBUG", "1")
         self.ids: list[tuple[int, list[str]]] = []

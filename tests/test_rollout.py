@@ -51,7 +51,8 @@ def test_order_comes_from_the_generator():
     whole = rollout([(1, 1)] * 50)
 
     def order(seed: int) -> Tensor:
-        return torch.cat([part.responses for part in minibatches(whole, 7, torch.Generator().manual_seed(seed))]).squeeze(-1)
+        parts = minibatches(whole, 7, torch.Generator().manual_seed(seed))
+        return torch.cat([part.responses for part in parts]).squeeze(-1)
 
     assert torch.equal(order(0), order(0))
     assert not torch.equal(order(0), order(1))
@@ -59,6 +60,11 @@ def test_order_comes_from_the_generator():
     state = torch.get_rng_state()
     order(0)
     assert torch.equal(torch.get_rng_state(), state)  # global random numbers are left alone
+
+
+def test_without_a_generator_rows_stand_as_they_are():
+    whole = rollout([(1, 1)] * 50)
+    assert torch.equal(torch.cat([part.responses for part in minibatches(whole, 7)]), whole.responses)
 
 
 def test_epochs_differ():
