@@ -67,7 +67,10 @@ class StopGracefully(Callback):
 
     def _note(self, number: int, frame: object) -> None:
         self.signal = number
-        print(f"\nReceived {signal.Signals(number).name}: stopping after this iteration; once more stops at once.", flush=True)
+        print(
+            f"\nReceived {signal.Signals(number).name}: stopping after this iteration; once more stops at once.",
+            flush=True,
+        )
         self._give_back()
 
     def on_train_batch_end(self, trainer: L.Trainer, *args) -> None:
@@ -146,7 +149,9 @@ class CollapseGuard(Callback):
     def _act(self, trainer: L.Trainer, module: L.LightningModule, reason: str) -> None:
         best = trainer.checkpoint_callback.best_model_path if trainer.checkpoint_callback else ""
         if not (self.roll_back and best):
-            raise RuntimeError(f"The policy has collapsed: {reason}. Lower model.lr, raise model.kl_coef, or look at the rewards.")
+            raise RuntimeError(
+                f"The policy has collapsed: {reason}. Lower model.lr, raise model.kl_coef, or look at the rewards."
+            )
         load_trained(module, best)
         for group in trainer.optimizers[0].param_groups:
             group["lr"] /= 2

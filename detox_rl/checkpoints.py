@@ -14,7 +14,11 @@ from detox_rl.policy import Policy
 
 def trained_names(module: L.LightningModule) -> list[str]:
     """State-dict names of adapters, value head and the module's own buffers; not of the frozen base."""
-    return [name for name in module.state_dict() if "lora_" in name or "value_head" in name or not name.startswith("policy.")]
+    return [
+        name
+        for name in module.state_dict()
+        if "lora_" in name or "value_head" in name or not name.startswith("policy.")
+    ]
 
 
 def keep_trained(module: L.LightningModule, checkpoint: dict) -> None:
@@ -63,15 +67,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except OSError as error:
             with contextlib.suppress(OSError):
                 partial.unlink()
-            raise OSError(f"The checkpoint {path} could not be written ({error.strerror}); the previous one is untouched: free some space and resume from it.") from error
+            raise OSError(
+                f"The checkpoint {path} could not be written ({error.strerror}); the previous one is untouched: free some space and resume from it."
+            ) from error
 
     def load_checkpoint(self, path: str | Path, map_location: object = None, weights_only: bool | None = True) -> dict:
         """Loads tensors and plain values only; a checkpoint that needs more is not ours."""
         try:
             checkpoint = torch.load(path, map_location=map_location or (lambda storage, _: storage), weights_only=True)
-            if not (isinstance(checkpoint, dict) and "base_model" in checkpoint):
-                raise ValueError("it holds something else.")
-        except Exception as error:  # a file of another kind can fail in any way
-            reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-            raise ValueError(f"{path} is not a checkpoint of detox_rl: {reason}") from error
+        except Exception as error:  # a file of another kind can fail in any way, and torch's advice is to run its code
+            raise ValueError(
+                f"{path} is not a checkpoint of detox_rl, or is damaged ({type(error).__name__}): nothing but tensors and plain "
+                "values is read from it; resume from another."
+            ) from error
+        if not (isinstance(checkpoint, dict) and "base_model" in checkpoint):
+            raise ValueError(f"{path} is not a checkpoint of detox_rl: give one that fit or sft wrote.")
         return checkpoint

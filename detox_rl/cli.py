@@ -60,14 +60,18 @@ class DetoxCLI(LightningCLI):
                 "use --trainer.strategy ddp, where each process holds the model."
             )
         if "max_grad_norm" in model and trainer.gradient_clip_val is not None:
-            raise ValueError("PPO clips gradients itself: use --model.max_grad_norm instead of --trainer.gradient_clip_val.")
+            raise ValueError(
+                "PPO clips gradients itself: use --model.max_grad_norm instead of --trainer.gradient_clip_val."
+            )
         if "max_grad_norm" in model and trainer.accumulate_grad_batches != 1:
             raise ValueError(
                 "One batch is one PPO iteration, so --trainer.accumulate_grad_batches must be 1: raise --data.batch_size and "
                 "--model.minibatch_size, and set --model.micro_batch_size if memory is short."
             )
         if self.config.ckpt_path and not os.path.isfile(self.config.ckpt_path):
-            raise FileNotFoundError(f"There is no checkpoint {self.config.ckpt_path!r}: give the path of a .ckpt file to --ckpt_path.")
+            raise FileNotFoundError(
+                f"There is no checkpoint {self.config.ckpt_path!r}: give the path of a .ckpt file to --ckpt_path."
+            )
 
     def instantiate_classes(self) -> None:
         """Also tries data and checkpoint, so that what is wrong with them is said before there is a folder of the run."""
@@ -105,7 +109,8 @@ def one_sentence(error: Exception) -> str:
     prefix, found = "", error
     while "Union subtypes" in str(found) and found.__cause__ is not None:
         found, prefix = found.__cause__, f"{option[1]}: " if option else ""
-    sentence = " ".join(str(found).split()) or type(found).__name__
+    sentence = re.sub(r"Type <class '[\w.]*Callable'> expects a function or a callable class: ", "", str(found))
+    sentence = " ".join(sentence.split()) or type(found).__name__
     if isinstance(found, UnicodeDecodeError):
         sentence = f"A file is not UTF-8 text ({sentence}): check the files you named, or convert them."
     elif isinstance(found, OSError) and found.filename:
@@ -123,4 +128,6 @@ def quiet_libraries() -> None:
         "not supported by the model summary", "module.s. in eval mode at the start of training", "inference mode",
     ):  # fmt: skip
         warnings.filterwarnings("ignore", message=f"(?s).*{message}.*")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.getMessage().lower())
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "litlogger" not in record.getMessage().lower()
+    )

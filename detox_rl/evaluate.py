@@ -59,7 +59,13 @@ def evaluate(
     for when, path in (("before", model["warm_start"]), ("after", adapter or str(folder / "adapter"))):
         columns[when] = Summarizer(model["base_model"], path, model["max_new_tokens"]).rows(loader, f"Summaries {when}")
     rows = [
-        {**before, "before": before["summary"], "after": after["summary"], "ended_before": before["ended"], "ended_after": after["ended"]}
+        {
+            **before,
+            "before": before["summary"],
+            "after": after["summary"],
+            "ended_before": before["ended"],
+            "ended_after": after["ended"],
+        }
         for before, after in zip(columns["before"], columns["after"])
     ]
     add_scores(rows, rewards, judges)
@@ -68,7 +74,9 @@ def evaluate(
     write_table(rows, folder / "before_after")
     draw(result, folder / "before_after.png")
     print(before_after_text(result))
-    print(f"Table: {folder / 'before_after.md'}   Figures: {folder / 'before_after.json'}   Picture: {folder / 'before_after.png'}")
+    print(
+        f"Table: {folder / 'before_after.md'}   Figures: {folder / 'before_after.json'}   Picture: {folder / 'before_after.png'}"
+    )
     return result
 
 
@@ -81,12 +89,16 @@ def read_config(folder: Path) -> dict:
     """
     for needed in ("config.yaml", "adapter"):
         if not (folder / needed).exists():
-            raise FileNotFoundError(f"{folder} holds no {needed}: give the folder of a finished run, e.g. lightning_logs/version_0.")
+            raise FileNotFoundError(
+                f"{folder} holds no {needed}: give the folder of a finished run, e.g. lightning_logs/version_0."
+            )
     try:
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         return {name: config[name] for name in ("model", "data", "seed_everything")}
     except (yaml.YAMLError, LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder / 'config.yaml'} is not the config of a run: give the folder of another run, or put it right.") from error
+        raise ValueError(
+            f"{folder / 'config.yaml'} is not the config of a run: give the folder of another run, or put it right."
+        ) from error
 
 
 def read_rewards(config: list | None) -> list[Callable]:
@@ -102,7 +114,12 @@ def add_scores(rows: list[dict], rewards: list[Callable], judges: list[Callable]
     """Adds to each row the reward and every judge's probability, before and after."""
     for when in ("before", "after"):
         texts = [row[when] for row in rows]
-        samples = Samples(texts, [row["dialogue"] for row in rows], [row["reference"] for row in rows], [row[f"ended_{when}"] for row in rows])
+        samples = Samples(
+            texts,
+            [row["dialogue"] for row in rows],
+            [row["reference"] for row in rows],
+            [row[f"ended_{when}"] for row in rows],
+        )
         scores = total_score(rewards, samples)[0].tolist()
         for row, score in zip(rows, scores):
             row[f"reward_{when}"] = score

@@ -22,7 +22,11 @@ class FitCLI(DetoxCLI):
 def main(args: ArgsType = None) -> None:
     """Parses Lightning CLI flags, trains, exports the best adapter and says where everything is."""
     with one_sentence_errors():
-        defaults = {"max_steps": 40, "val_check_interval": 10, "callbacks": [SampleTable(), StopGracefully(), ExportAdapter()]}
+        defaults = {
+            "max_steps": 40,
+            "val_check_interval": 10,
+            "callbacks": [SampleTable(), StopGracefully(), ExportAdapter()],
+        }
         cli = FitCLI(PPOModule, monitor="val/selection", trainer_defaults=defaults, args=args)
         options = cli.config
         cli.trainer.callbacks.insert(0, SelfCheck(only=options.self_check_only))

@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import re
-import shutil
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -66,7 +65,9 @@ class Policy(nn.Module):
         base = load_base(base_model)
         self.base_model, self.fingerprint = base_model, fingerprint(base)
         if warm_start is None:
-            self.model = get_peft_model(base, _fresh_lora(lora_rank, lora_alpha, lora_targets, lora_encoder, lora_dropout), POLICY)
+            self.model = get_peft_model(
+                base, _fresh_lora(lora_rank, lora_alpha, lora_targets, lora_encoder, lora_dropout), POLICY
+            )
         else:
             self.model = _load_warm_start(base, warm_start)
             _check_options(self.model, warm_start, lora_rank, lora_alpha, lora_targets, lora_encoder)
@@ -178,9 +179,13 @@ class Policy(nn.Module):
         with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as partial:
             written = Path(partial) / "adapter"
             written.mkdir()
-            save_file(get_peft_model_state_dict(self.model, adapter_name=POLICY, save_embedding_layers=False), written / "adapter_model.safetensors")
+            save_file(
+                get_peft_model_state_dict(self.model, adapter_name=POLICY, save_embedding_layers=False),
+                written / "adapter_model.safetensors",
+            )
             config.save_pretrained(str(written))
-            shutil.rmtree(folder, ignore_errors=True)
+            if folder.exists():
+                folder.rename(Path(partial) / "previous")
             written.rename(folder)
 
 
@@ -199,16 +204,24 @@ def load_base(base_model: str) -> T5ForConditionalGeneration:
             "check the network, or use base_model=embedded, which needs no hub."
         ) from error
     if config.model_type not in ("t5", "mt5"):
-        raise ValueError(f"The base model {base_model!r} is a {config.model_type}; detox_rl needs a T5 such as google/flan-t5-base.")
+        raise ValueError(
+            f"The base model {base_model!r} is a {config.model_type}; detox_rl needs a T5 such as google/flan-t5-base."
+        )
     config.dropout_rate = 0.0  # T5Attention keeps it as a number, out of reach of the modules
     if config.dense_act_fn == "gelu_new":
         config.dense_act_fn = "gelu_pytorch_tanh"  # the same function, in one fused pass
     try:
-        base, report = AutoModelForSeq2SeqLM.from_pretrained(path, config=config, dtype=torch.float32, output_loading_info=True)
+        base, report = AutoModelForSeq2SeqLM.from_pretrained(
+            path, config=config, dtype=torch.float32, output_loading_info=True
+        )
     except Exception as error:  # a damaged file can fail in any way
-        raise ValueError(f"The weights of the base model {base_model!r} cannot be loaded ({error}): get them anew.") from error
+        raise ValueError(
+            f"The weights of the base model {base_model!r} cannot be loaded ({error}): get them anew."
+        ) from error
     if report["missing_keys"] or report["mismatched_keys"]:  # transformers fills these with random numbers
-        raise ValueError(f"The base model {base_model!r} has no weights for {min(report['missing_keys'] or report['mismatched_keys'])}: get them anew.")
+        raise ValueError(
+            f"The base model {base_model!r} has no weights for {min(report['missing_keys'] or report['mismatched_keys'])}: get them anew."
+        )
     # At the length of a summary, plain matrix products are faster than the fused attention kernel, backwards above all.
     base.decoder.config._attn_implementation = "eager"
     return base
@@ -246,10 +259,8 @@ def _load_warm_start(base: nn.Module, warm_start: str) -> PeftModel:
         if astray := loaded.missing_keys + loaded.unexpected_keys:  # PEFT only warns: another number of layers, say
             raise ValueError(f"only one of the two has {astray[0]}")
     except Exception as error:  # a file of another kind can fail in any way
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise ValueError(
-            f"The warm start {warm_start!r} is not a PEFT adapter of this base model: {reason}"
-        ) from error
+        reason = " ".join(" ".join(str(error).splitlines()[:2]).split()) or type(error).__name__
+        raise ValueError(f"The warm start {warm_start!r} is not a PEFT adapter of this base model: {reason}") from error
     model.set_adapter(POLICY)
     return model
 

@@ -158,12 +158,21 @@ class PPOModule(L.LightningModule):
             self.policy, encoder_states, batch.prompt_mask, hparams.max_new_tokens, hparams.temperature, uniforms
         )
         mask = response_mask(responses, self.policy.t5.config.eos_token_id)
-        return Rollout(batch.prompt_ids, batch.prompt_mask, encoder_states, responses, mask, *[torch.zeros_like(mask, dtype=torch.float32)] * 4)
+        return Rollout(
+            batch.prompt_ids,
+            batch.prompt_mask,
+            encoder_states,
+            responses,
+            mask,
+            *[torch.zeros_like(mask, dtype=torch.float32)] * 4,
+        )
 
     def samples(self, batch: Batch, responses: Tensor, mask: Tensor) -> Samples:
         """Decodes once; rewards see text only."""
         ended = (responses.masked_fill(~mask, -1) == self.policy.t5.config.eos_token_id).any(-1).tolist()
-        summaries = self.tokenizer.batch_decode(responses.masked_fill(~mask, self.tokenizer.pad_token_id), skip_special_tokens=True)
+        summaries = self.tokenizer.batch_decode(
+            responses.masked_fill(~mask, self.tokenizer.pad_token_id), skip_special_tokens=True
+        )
         return Samples(summaries, batch.dialogues, batch.references, ended)
 
     def standardise(self, scores: Tensor) -> Tensor:
@@ -185,7 +194,9 @@ class PPOModule(L.LightningModule):
             old = self.score(piece)
             with self.policy.reference():
                 ref = self.score(piece)
-            columns.append([F.pad(column, (0, time - column.shape[1])) for column in (old.logprobs, ref.logprobs, old.values)])
+            columns.append(
+                [F.pad(column, (0, time - column.shape[1])) for column in (old.logprobs, ref.logprobs, old.values)]
+            )
         logprobs, ref_logprobs, values = (torch.cat(column) for column in zip(*columns))
         kl = k1(logprobs, ref_logprobs)
         rewards = token_rewards(scores, kl, mask, self.kl_coef.float())
@@ -197,7 +208,12 @@ class PPOModule(L.LightningModule):
         """Log-probs, values and entropies of the sampled summaries under the active model. (batch, time)"""
         encoder_states = rollout.encoder_states if self.policy.encoder_is_frozen else None
         return self.policy(
-            rollout.prompt_ids, rollout.prompt_mask, rollout.responses, rollout.mask, self.hparams.temperature, encoder_states
+            rollout.prompt_ids,
+            rollout.prompt_mask,
+            rollout.responses,
+            rollout.mask,
+            self.hparams.temperature,
+            encoder_states,
         )
 
     def pieces(self, rollout: Rollout) -> Iterator[Rollout]:
@@ -287,7 +303,9 @@ class PPOModule(L.LightningModule):
         if self.hparams.kl_target is not None:
             per_summary = self.total(kl.sum()) / self.total(torch.tensor(float(len(kl)), device=self.device))
             if per_summary.isfinite():  # else the coefficient would never be a number again
-                self.kl_coef.copy_(adapt_kl_coef(self.kl_coef, per_summary, self.hparams.kl_target, self.hparams.kl_horizon))
+                self.kl_coef.copy_(
+                    adapt_kl_coef(self.kl_coef, per_summary, self.hparams.kl_target, self.hparams.kl_horizon)
+                )
 
     def count_iteration(self) -> None:
         """One counted optimiser step an iteration: with no gradients set, it changes no parameter."""
@@ -305,7 +323,13 @@ class PPOModule(L.LightningModule):
         return kept | {"ppo/skipped": skipped.sum(), "ppo/updates": torch.tensor(float(len(skipped)))}
 
     def log_iteration(
-        self, rollout: Rollout, samples: Samples, kl: Tensor, scores: Tensor, terms: dict[str, Tensor], update: dict[str, Tensor]
+        self,
+        rollout: Rollout,
+        samples: Samples,
+        kl: Tensor,
+        scores: Tensor,
+        terms: dict[str, Tensor],
+        update: dict[str, Tensor],
     ) -> None:
         """Everything an iteration has to say, logged once."""
         lengths = rollout.mask.sum(-1).float()
@@ -340,7 +364,10 @@ class PPOModule(L.LightningModule):
         for prefix, samples in (("warm_start", before), ("val", after)):
             self.val_metrics[prefix].update(samples.summaries, samples.references)
         self.val_kl.update(kl, len(batch.ids))
-        rewards = {name: total_score(self.rewards, samples)[0].tolist() for name, samples in (("before", before), ("after", after))}
+        rewards = {
+            name: total_score(self.rewards, samples)[0].tolist()
+            for name, samples in (("before", before), ("after", after))
+        }
         return {
             "id": batch.ids,
             "dialogue": batch.dialogues,
@@ -370,7 +397,9 @@ class PPOModule(L.LightningModule):
             metrics.reset()
         self.log_dict({f"val/{name}": value for name, value in columns["val"].items() if name != "toxicity"})
         self.log("val/toxicity", columns["val"]["toxicity"], prog_bar=True)
-        self.log_dict({f"warm_start/{name}": columns["warm_start"][name] for name in ("toxicity", "rougeL", "length_ratio")})
+        self.log_dict(
+            {f"warm_start/{name}": columns["warm_start"][name] for name in ("toxicity", "rougeL", "length_ratio")}
+        )
         lost = columns["val"]["rougeL"] < columns["warm_start"]["rougeL"] - 1.0
         self.log("val/selection", columns["val"]["toxicity"] + lost.float())
 
@@ -383,7 +412,9 @@ class PPOModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         if self.trainer.precision not in ("32-true", "bf16-mixed"):
-            raise ValueError(f"PPO does not run with trainer.precision={self.trainer.precision} (fp16 overflows T5): use bf16-mixed or 32-true.")
+            raise ValueError(
+                f"PPO does not run with trainer.precision={self.trainer.precision} (fp16 overflows T5): use bf16-mixed or 32-true."
+            )
         for part in [*self.rewards, self.judge]:
             if hasattr(part, "to"):
                 part.to(self.trainer.strategy.root_device)
@@ -392,7 +423,9 @@ class PPOModule(L.LightningModule):
         """AdamW on adapter and value head, with a schedule that counts iterations."""
         hparams = self.hparams
         head = list(self.policy.value_head.parameters())
-        adapter = [parameter for name, parameter in self.policy.trainable().items() if not name.startswith("value_head")]
+        adapter = [
+            parameter for name, parameter in self.policy.trainable().items() if not name.startswith("value_head")
+        ]
         optimizer = torch.optim.AdamW(
             [{"params": adapter, "lr": hparams.lr, "weight_decay": hparams.weight_decay},
              {"params": head, "lr": hparams.value_lr, "weight_decay": 0.0}]
@@ -400,16 +433,22 @@ class PPOModule(L.LightningModule):
         if hparams.lr_schedule == "constant" and not hparams.lr_warmup_steps:
             return {"optimizer": optimizer}
         if self.trainer.max_steps < 1:
-            raise ValueError(f"model.lr_schedule={hparams.lr_schedule} needs the number of iterations: set trainer.max_steps.")
+            raise ValueError(
+                f"model.lr_schedule={hparams.lr_schedule} needs the number of iterations: set trainer.max_steps."
+            )
         return {
             "optimizer": optimizer,
-            "lr_scheduler": get_scheduler(hparams.lr_schedule, optimizer, hparams.lr_warmup_steps, self.trainer.max_steps),
+            "lr_scheduler": get_scheduler(
+                hparams.lr_schedule, optimizer, hparams.lr_warmup_steps, self.trainer.max_steps
+            ),
         }
 
     def on_train_start(self) -> None:
         for group, lr in zip(self.optimizers().param_groups, (self.hparams.lr, self.hparams.value_lr)):
             if group.get("initial_lr", group["lr"]) != lr:
-                rank_zero_warn(f"The checkpoint's learning rate {group['lr']:g} goes on; {lr:g} from the options is not used.")
+                rank_zero_warn(
+                    f"The checkpoint's learning rate {group['lr']:g} goes on; {lr:g} from the options is not used."
+                )
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         keep_trained(self, checkpoint)
@@ -423,7 +462,9 @@ def _check_options(options: Any) -> None:
         if options[name] is not None and options[name] < 1:
             raise ValueError(f"model.{name} must be at least 1, not {options[name]}.")
     if options.temperature <= 0:
-        raise ValueError(f"model.temperature must be above 0, not {options.temperature}: PPO learns from samples that differ.")
+        raise ValueError(
+            f"model.temperature must be above 0, not {options.temperature}: PPO learns from samples that differ."
+        )
 
 
 def first_classifier(rewards: list[Callable]) -> Callable:
@@ -435,4 +476,6 @@ def first_classifier(rewards: list[Callable]) -> Callable:
     for term in rewards:
         if hasattr(term, "classifier"):
             return term.classifier
-    raise ValueError("No reward has a classifier to measure val/toxicity with: add a detox_rl.rewards.NonToxicity term (weight 0 will do).")
+    raise ValueError(
+        "No reward has a classifier to measure val/toxicity with: add a detox_rl.rewards.NonToxicity term (weight 0 will do)."
+    )

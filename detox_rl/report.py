@@ -29,7 +29,7 @@ def cell(value: object, width: int = 1000) -> str:
 def markdown_table(rows: list[dict], count: int | None = None) -> str:
     """S2's table: dialogue, before, after, reward before, reward after, difference; largest changes first."""
     chosen = sorted(rows, key=lambda row: -abs(row["difference"]))[:count]
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+    lines = ["| " + " | ".join(column.replace("_", " ") for column in COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     lines += ["| " + " | ".join(cell(row[column]) for column in COLUMNS) + " |" for row in chosen]
     return "\n".join(lines) + "\n"
 
@@ -60,7 +60,9 @@ def before_after(rows: list[dict], judges: list[str], resamples: int = 10_000) -
         ...}`: mean probabilities, the 95 % interval of the mean of after - before, ROUGE-L in points.
     """
     rude = [row for row in rows if row["rude"]] or rows
-    rouge = {when: _rouge([row[when] for row in rows], [row["reference"] for row in rows]) for when in ("before", "after")}
+    rouge = {
+        when: _rouge([row[when] for row in rows], [row["reference"] for row in rows]) for when in ("before", "after")
+    }
     return {
         "judges": {judge: paired([row[f"{judge}_before"] for row in rude], [row[f"{judge}_after"] for row in rude], resamples)
                    for judge in judges},
@@ -82,7 +84,13 @@ def paired(before: list[float], after: list[float], resamples: int = 10_000, see
     if np.ptp(difference) > 0:
         result = bootstrap((difference,), np.mean, n_resamples=resamples, rng=np.random.default_rng(seed))
         low, high = map(float, result.confidence_interval)
-    return {"before": float(np.mean(before)), "after": float(np.mean(after)), "ci_low": low, "ci_high": high, "n": len(before)}
+    return {
+        "before": float(np.mean(before)),
+        "after": float(np.mean(after)),
+        "ci_low": low,
+        "ci_high": high,
+        "n": len(before),
+    }
 
 
 def before_after_text(result: dict) -> str:
@@ -91,7 +99,9 @@ def before_after_text(result: dict) -> str:
     for name, judge in result["judges"].items():
         change = f"{100 * (judge['after'] / judge['before'] - 1):+.0f} %" if judge["before"] else ""
         interval = f"[{judge['ci_low']:+.3f}, {judge['ci_high']:+.3f}]"
-        lines.append(f"{name:<28}{judge['before']:>8.3f}{judge['after']:>8.3f}{change:>9}   {interval:<32} {judge['n']}")
+        lines.append(
+            f"{name:<28}{judge['before']:>8.3f}{judge['after']:>8.3f}{change:>9}   {interval:<32} {judge['n']}"
+        )
     for name in ("rougeL", "rouge1", "rouge2"):
         lines.append(f"{name:<28}{result[name]['before']:>8.2f}{result[name]['after']:>8.2f}{'':>44} {result['n']}")
     lines.append(f"{'length, after / before':<28}{'':>8}{result['length_ratio']:>8.2f}{'':>44} {result['n']}")
@@ -113,7 +123,9 @@ def draw(result: dict, file: Path) -> None:
     axes.set_xticks(range(len(result["judges"])), result["judges"])
     axes.set_ylabel("mean toxicity of the summaries")
     first = next(iter(result["judges"].values()))
-    axes.set_title(f"{first['n']} held-out rude dialogues; ROUGE-L {result['rougeL']['before']:.1f} → {result['rougeL']['after']:.1f}")
+    axes.set_title(
+        f"{first['n']} held-out rude dialogues; ROUGE-L {result['rougeL']['before']:.1f} → {result['rougeL']['after']:.1f}"
+    )
     axes.legend(frameon=False)
     figure.savefig(file, dpi=120)
 

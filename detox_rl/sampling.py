@@ -56,8 +56,10 @@ class StepDecoder:
         attention = self.t5.decoder.block[0].layer[0].SelfAttention
         self.position_bias = attention.compute_bias(max_new_tokens, max_new_tokens, device=device).to(self.dtype)
         shape = (len(encoder_states), self.heads, max_new_tokens, config.d_kv)
-        self.cache = [(torch.empty(shape, dtype=self.dtype, device=device), torch.empty(shape, dtype=self.dtype, device=device))
-                      for _ in self.layers]
+        self.cache = [
+            (torch.empty(shape, dtype=self.dtype, device=device), torch.empty(shape, dtype=self.dtype, device=device))
+            for _ in self.layers
+        ]
         self.time = 0
 
     def _read_layer(self, policy: Policy, block: nn.Module) -> _Layer:
@@ -80,7 +82,9 @@ class StepDecoder:
     def _cross_cache(self, policy: Policy, block: nn.Module, encoder_states: Tensor) -> tuple[Tensor, Tensor]:
         cross = block.layer[1].EncDecAttention
         states = encoder_states.to(self.dtype)
-        return tuple(self._split(F.linear(states, policy.weight(linear).to(self.dtype))) for linear in (cross.k, cross.v))
+        return tuple(
+            self._split(F.linear(states, policy.weight(linear).to(self.dtype))) for linear in (cross.k, cross.v)
+        )
 
     def _split(self, states: Tensor) -> Tensor:
         """(batch, time, heads * d_kv) -> (batch, heads, time, d_kv)"""
@@ -104,7 +108,9 @@ class StepDecoder:
             keys[:, :, t] = key.unflatten(-1, (self.heads, -1))
             values[:, :, t] = value.unflatten(-1, (self.heads, -1))
             bias = self.position_bias[:, :, t : t + 1, : t + 1]
-            hidden = hidden + F.linear(self._attend(query, keys[:, :, : t + 1], values[:, :, : t + 1], bias), layer.self_out)
+            hidden = hidden + F.linear(
+                self._attend(query, keys[:, :, : t + 1], values[:, :, : t + 1], bias), layer.self_out
+            )
             query = F.linear(self._norm(layer.cross_norm, hidden), layer.cross_q)
             hidden = hidden + F.linear(self._attend(query, cross_keys, cross_values, self.cross_bias), layer.cross_out)
             normed = self._norm(layer.ff_norm, hidden)

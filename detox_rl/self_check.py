@@ -44,8 +44,18 @@ def self_check(module: PPOModule, batch: Batch, fresh: bool) -> Iterator[Check]:
     with torch.enable_grad():
         ratio = (module.score(rollout).logprobs.detach() - old).exp()
     mask = rollout.mask
-    yield Check("log-probs repeat", torch.equal(old, again), "two passes, bit for bit", "dropout, or a kernel that is not deterministic")
-    yield Check("ratio is 1", bool((ratio[mask] == 1).all()), f"furthest {(ratio - 1)[mask].abs().max():.1e}", "dropout, or modules in train mode")
+    yield Check(
+        "log-probs repeat",
+        torch.equal(old, again),
+        "two passes, bit for bit",
+        "dropout, or a kernel that is not deterministic",
+    )
+    yield Check(
+        "ratio is 1",
+        bool((ratio[mask] == 1).all()),
+        f"furthest {(ratio - 1)[mask].abs().max():.1e}",
+        "dropout, or modules in train mode",
+    )
     if fresh:
         kl = (old - reference)[mask].abs().max()
         yield Check("KL to the reference is 0", float(kl) < 1e-5, f"largest {kl:.1e} nats a token", "model.warm_start")
@@ -56,7 +66,11 @@ def self_check(module: PPOModule, batch: Batch, fresh: bool) -> Iterator[Check]:
     trainable = {name: parameter.numel() for name, parameter in module.policy.trainable().items()}
     wrong = [name for name in trainable if ".policy." not in name and not name.startswith("value_head")]
     adapter = sum(size for name, size in trainable.items() if ".policy." in name)
-    share = adapter / sum(p.numel() for name, p in module.policy.named_parameters() if ".reference." not in name and "value_head" not in name)
+    share = adapter / sum(
+        p.numel()
+        for name, p in module.policy.named_parameters()
+        if ".reference." not in name and "value_head" not in name
+    )
     yield Check("only adapter and value head are trained", not wrong and adapter > 0 and "value_head.weight" in trainable,
                 f"{adapter:,} adapter weights, {100 * share:.2f} % of the model", f"requires_grad of {wrong[:1]}")  # fmt: skip
 
@@ -67,30 +81,46 @@ def _mask_check(module: PPOModule, rollout: Rollout) -> Check:
     lengths = [row.index(eos) + 1 if eos in row else len(row) for row in rows]
     right = rollout.mask.tolist() == [[t < length for t in range(len(row))] for row, length in zip(rows, lengths)]
     ended = sum(eos in row for row in rows)
-    return Check("first token and EOS are inside the mask", right, f"{ended} of {len(rows)} summaries ended", "functional/masking.py")
+    return Check(
+        "first token and EOS are inside the mask",
+        right,
+        f"{ended} of {len(rows)} summaries ended",
+        "functional/masking.py",
+    )
 
 
 @torch.no_grad()
 def _support_check(module: PPOModule, rollout: Rollout, logprobs: Tensor) -> Check:
     """The sampler gives every token a chance, and the probability that the scoring pass gives it."""
-    start = torch.full((len(rollout.responses),), module.policy.t5.config.decoder_start_token_id, device=rollout.responses.device)
+    start = torch.full(
+        (len(rollout.responses),), module.policy.t5.config.decoder_start_token_id, device=rollout.responses.device
+    )
     logits = StepDecoder(module.policy, rollout.encoder_states, rollout.prompt_mask, 1).step(start)
     sampled = (logits.float() / module.hparams.temperature).log_softmax(-1)
     difference = (sampled.gather(-1, rollout.responses[:, :1]).squeeze(-1) - logprobs[:, 0]).abs().max()
     tolerance = 1e-3 if logits.dtype == torch.float32 else 0.5
     passed = bool(sampled.isfinite().all()) and float(difference) < tolerance
-    return Check("sampling support is scoring support", passed, f"log-probs differ by at most {difference:.1e}", "sampling.py")
+    return Check(
+        "sampling support is scoring support", passed, f"log-probs differ by at most {difference:.1e}", "sampling.py"
+    )
 
 
 @torch.no_grad()
 def _base_check(module: PPOModule, batch: Batch) -> Check:
     """Adapters off, the model is the base model as it lies on disk."""
-    inputs = dict(input_ids=batch.prompt_ids[:1], attention_mask=batch.prompt_mask[:1], decoder_input_ids=batch.prompt_ids[:1, :8])
+    inputs = dict(
+        input_ids=batch.prompt_ids[:1], attention_mask=batch.prompt_mask[:1], decoder_input_ids=batch.prompt_ids[:1, :8]
+    )
     with module.policy.model.disable_adapter():
         own = module.policy.t5(**inputs).logits.float()
     base = load_base(module.hparams.base_model).to(own.device)(**inputs).logits.float()
     difference = (own - base).abs().max() / base.abs().max()
-    return Check("adapters off equals the base", float(difference) < 1e-2, f"logits differ by {difference:.1e} of their range", "model.base_model")
+    return Check(
+        "adapters off equals the base",
+        float(difference) < 1e-2,
+        f"logits differ by {difference:.1e} of their range",
+        "model.base_model",
+    )
 
 
 def _reward_checks(module: PPOModule) -> Iterator[Check]:

@@ -11,7 +11,12 @@ from detox_rl.sft_module import SFTModule
 def main(args: ArgsType = None) -> None:
     """Parses Lightning CLI flags, trains, exports the adapter with the lowest validation loss."""
     with one_sentence_errors():
-        defaults = {"max_steps": 300, "val_check_interval": 20, "gradient_clip_val": 1.0, "callbacks": [StopGracefully(), ExportAdapter()]}
+        defaults = {
+            "max_steps": 300,
+            "val_check_interval": 20,
+            "gradient_clip_val": 1.0,
+            "callbacks": [StopGracefully(), ExportAdapter()],
+        }
         cli = DetoxCLI(SFTModule, monitor="val/loss", trainer_defaults=defaults, args=args)
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.config.ckpt_path)
         folder = cli.trainer.log_dir  # asked for on all ranks: rank 0 tells the others

@@ -97,11 +97,15 @@ class SFTModule(L.LightningModule):
 
     def configure_optimizers(self) -> dict:
         hparams = self.hparams
-        optimizer = torch.optim.AdamW(self.policy.trainable().values(), lr=hparams.lr, weight_decay=hparams.weight_decay)
+        optimizer = torch.optim.AdamW(
+            self.policy.trainable().values(), lr=hparams.lr, weight_decay=hparams.weight_decay
+        )
         if hparams.lr_schedule == "constant" and not hparams.lr_warmup_steps:
             return {"optimizer": optimizer}
         if self.trainer.max_steps < 1:
-            raise ValueError(f"model.lr_schedule={hparams.lr_schedule} needs the number of steps: set trainer.max_steps.")
+            raise ValueError(
+                f"model.lr_schedule={hparams.lr_schedule} needs the number of steps: set trainer.max_steps."
+            )
         scheduler = get_scheduler(hparams.lr_schedule, optimizer, hparams.lr_warmup_steps, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

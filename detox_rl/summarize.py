@@ -49,12 +49,22 @@ class Summarizer:
         """One row a dialogue: id, dialogue, reference, rude, summary, ended."""
         rows = []
         for batch in tqdm(batches, desc=title):
-            columns = (batch.ids, batch.dialogues, batch.references, batch.rude, *self(batch.prompt_ids, batch.prompt_mask))
-            rows += [dict(zip(("id", "dialogue", "reference", "rude", "summary", "ended"), row)) for row in zip(*columns)]
+            columns = (
+                batch.ids,
+                batch.dialogues,
+                batch.references,
+                batch.rude,
+                *self(batch.prompt_ids, batch.prompt_mask),
+            )
+            rows += [
+                dict(zip(("id", "dialogue", "reference", "rude", "summary", "ended"), row)) for row in zip(*columns)
+            ]
         return rows
 
 
-def summarize(files: list[str], adapter: str | None = EMBEDDED, base_model: str = EMBEDDED, max_new_tokens: int = 48) -> None:
+def summarize(
+    files: list[str], adapter: str | None = EMBEDDED, base_model: str = EMBEDDED, max_new_tokens: int = 48
+) -> None:
     """Prints one summary a file.
 
     Args:
@@ -78,8 +88,12 @@ def summarize(files: list[str], adapter: str | None = EMBEDDED, base_model: str 
 def main(args: ArgsType = None) -> None:
     """The command line of `summarize`."""
     with one_sentence_errors():
-        parser = ArgumentParser(prog="python -m detox_rl.summarize", description=summarize.__doc__.splitlines()[0], exit_on_error=False)
-        parser.add_argument("files", nargs="+", help="Text files with one dialogue each; - reads one from standard input.")
+        parser = ArgumentParser(
+            prog="python -m detox_rl.summarize", description=summarize.__doc__.splitlines()[0], exit_on_error=False
+        )
+        parser.add_argument(
+            "files", nargs="+", help="Text files with one dialogue each; - reads one from standard input."
+        )
         parser.add_function_arguments(summarize, skip={"files"})
         summarize(**parser.parse_args(args))
 

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import sys
 import time
@@ -35,9 +36,13 @@ def make_model(folder: Path) -> str:
     vocabulary = {token: index for index, token in enumerate(["<pad>", "</s>", "<unk>", *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
     torch.manual_seed(0)
-    shape = dict(d_model=32, d_kv=8, num_heads=4, num_layers=2, d_ff=64, feed_forward_proj="gated-gelu", decoder_start_token_id=0)
+    shape = dict(
+        d_model=32, d_kv=8, num_heads=4, num_layers=2, d_ff=64, feed_forward_proj="gated-gelu", decoder_start_token_id=0
+    )
     T5ForConditionalGeneration(T5Config(vocab_size=len(vocabulary), **shape)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
@@ -96,9 +101,12 @@ def result(folder: Path) -> dict:
     checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     kept = "state_dict", "optimizer_states", "lr_schedulers", "global_step", "DialogueDataModule", "base_model"
     best = next(state for name, state in checkpoint["callbacks"].items() if "ModelCheckpoint" in name)
-    newest = max(folder.glob("lightning_logs/version_*/adapter"), key=lambda path: int(path.parent.name.partition("_")[2]))
+    newest = max(
+        folder.glob("lightning_logs/version_*/adapter"), key=lambda path: int(path.parent.name.partition("_")[2])
+    )
     adapter = load_file(newest / "adapter_model.safetensors")
-    best = {"best": Path(best["best_model_path"]).name, "score": best["best_model_score"]}
+    # Lightning adds -v1 to a name that a killed run has left behind.
+    best = {"best": re.sub(r"-v\d+", "", Path(best["best_model_path"]).name), "score": best["best_model_score"]}
     return {name: checkpoint[name] for name in kept} | {"best": best, "adapter": adapter}
 
 
@@ -163,7 +171,9 @@ class Drill:
         until_writing = self.kills % 3 == 2
         while time.perf_counter() < begun + instant or (until_writing and not self.writes(log.parent)):
             if finished(process, log, wait=False):
-                self.seconds = (time.perf_counter() - begun) / self.left  # the machine may be busier or idler than before
+                self.seconds = (
+                    time.perf_counter() - begun
+                ) / self.left  # the machine may be busier or idler than before
                 return False
             time.sleep(0 if until_writing else 0.002)
         os.kill(process, signal.SIGKILL)  # not waited for so far, so the id is still its own
@@ -187,7 +197,10 @@ class Drill:
         self.writing += bool(new)
         last = folder / "checkpoints" / "last.ckpt"
         during = f", while writing {', '.join(path.name for path, _ in new)}" if new else ""
-        print(f"kill {self.kills}: run {number}, {self.instant:.2f} s into training{during}; goes on from iteration {iteration(last)}", flush=True)
+        print(
+            f"kill {self.kills}: run {number}, {self.instant:.2f} s into training{during}; goes on from iteration {iteration(last)}",
+            flush=True,
+        )
 
 
 def main() -> None:

@@ -128,7 +128,8 @@ def test_a_thread_trains_without_handlers(tiny_t5):
 def test_sigterm_from_outside_ends_the_command_cleanly(tiny_t5, tmp_path):
     flags = ["--config", rewards_file(tmp_path), "--model.base_model", tiny_t5, "--model.warm_start", "null", *write_dialogues(tmp_path),
              "--data.batch_size", "4", "--model.max_new_tokens", "8", "--trainer.max_steps", "100000", "--trainer.precision", "32-true",
-             "--trainer.default_root_dir", str(tmp_path), "--trainer.val_check_interval", "1000", "--checkpoint.every_n_train_steps", "2"]  # fmt: skip
+             "--trainer.default_root_dir", str(tmp_path), "--trainer.val_check_interval", "1000", "--checkpoint.every_n_train_steps", "2",
+             "--checkpoint.monitor", "null"]  # fmt: skip
     log = (tmp_path / "log").open("w")
     process = subprocess.Popen([sys.executable, "-m", "detox_rl.fit", *flags], env=subprocess_environment(), stdout=log, stderr=log)
     checkpoints = tmp_path / "lightning_logs/version_0/checkpoints"
@@ -242,7 +243,7 @@ class Board:
 
 def test_the_table_is_written_and_escaped(tmp_path):
     board = Board()
-    trainer = SimpleNamespace(sanity_checking=False, is_global_zero=True, log_dir=str(tmp_path), global_step=7,
+    trainer = SimpleNamespace(sanity_checking=False, is_global_zero=True, world_size=1, log_dir=str(tmp_path), global_step=7,
                               logger=SimpleNamespace(experiment=board))  # fmt: skip
     table = SampleTable(rows=3)
     for start in (0, 2):
@@ -272,7 +273,7 @@ def test_one_file_a_validation(tiny_t5, tmp_path):
 
 @pytest.mark.parametrize("what", [dict(sanity_checking=True), dict(is_global_zero=False), dict(log_dir=None)])
 def test_no_table_is_written_where_none_belongs(what, tmp_path):
-    trainer = SimpleNamespace(**{"sanity_checking": False, "is_global_zero": True, "log_dir": str(tmp_path)} | what)
+    trainer = SimpleNamespace(**{"sanity_checking": False, "is_global_zero": True, "world_size": 1, "log_dir": str(tmp_path)} | what)
     SampleTable().on_validation_end(trainer, None)
     assert not list(tmp_path.iterdir())
 

@@ -72,7 +72,7 @@ def test_table_and_picture_are_written(run, result):
     table = (run / "before_after.md").read_text().splitlines()
     assert len(table) == 2 + 9
     assert [name.strip() for name in table[0].strip("|").split("|")] == [
-        "dialogue", "before", "after", "reward_before", "reward_after", "difference",
+        "dialogue", "before", "after", "reward before", "reward after", "difference",
     ]  # fmt: skip
     assert (run / "before_after.png").read_bytes().startswith(b"\x89PNG")
 

@@ -10,7 +10,7 @@ from detox_rl import fit, sft
 from detox_rl.ppo_module import PPOModule
 from detox_rl.sft_module import SFTModule
 
-BATCHES_PER_EPOCH = 3
+BATCHES_PER_EPOCH = 3  # of four; the fourteen dialogues leave two out, others in each epoch
 
 
 class Runs:
@@ -19,7 +19,7 @@ class Runs:
     def __init__(self, main, folder, monkeypatch, flags: list[str]) -> None:
         self.main, self.folder, self.count = main, folder, 0
         logger = "lightning.pytorch.loggers.CSVLogger"
-        self.flags = [*write_dialogues(folder), "--data.batch_size", "4", "--trainer.logger", logger, "--trainer.logger.save_dir", str(folder),
+        self.flags = [*write_dialogues(folder, train=14), "--data.batch_size", "4", "--trainer.logger", logger, "--trainer.logger.save_dir", str(folder),
                       "--checkpoint.every_n_train_steps", "1", "--checkpoint.save_top_k", "-1", "--checkpoint.monitor", "null", "--trainer.enable_progress_bar", "false",
                       "--trainer.enable_model_summary", "false", *flags]  # fmt: skip
         monkeypatch.setenv("DETOX_RL_DEBUG", "1")
