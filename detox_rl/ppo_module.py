@@ -54,6 +54,7 @@ class PPOModule(L.LightningModule):
         lora_targets: linear layers a fresh adapter sits on (q and v if unset).
         lora_encoder: put a fresh adapter on the encoder too; slower, since encoder states then change.
         rewards: terms of the score, each a callable as in `detox_rl.rewards`; unset: `default_rewards()`.
+            A Detoxify checkpoint named there is unpickled, which can run code: name only files you trust.
         max_new_tokens: summaries are cut there.
         temperature: of sampling, and of every log-probability.
         ppo_epochs: passes over each batch.
