@@ -19,5 +19,4 @@ for split in ("train", "validation"):
 PYTHON
 "$PYTHON" -m detox_rl.sft --data.train_file "$work/train.jsonl" --data.validation_file "$work/validation.jsonl" \
     --trainer.max_steps 300 --trainer.val_check_interval 50 --model.lr_schedule cosine --trainer.default_root_dir "$work"
-rm -rf detox_rl/assets/summary_adapter
-cp -r "$work"/lightning_logs/version_0/adapter detox_rl/assets/summary_adapter
+cp "$work"/lightning_logs/version_0/adapter/* detox_rl/assets/summary_adapter/  # the card stays
