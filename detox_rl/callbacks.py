@@ -50,15 +50,22 @@ class ExportAdapter(Callback):
             module.policy.save_adapter(Path(folder) / "adapter")
 
 
-class StopGracefully(Callback):
-    """SIGTERM and Ctrl-C let the running iteration finish, write `last.ckpt` and end the run; a second one ends it at once."""
+class LastCheckpoint(Callback):
+    """Keeps `last.ckpt`, beside the best checkpoint, at the last whole step; SIGTERM and Ctrl-C end the run there.
+
+    Lightning's `save_last` waits for the monitored metric, so a run killed before its first validation would have none.
+    Where a step ends with a validation, the file is written after it: a run resumed there has its result, or repeats it.
+    A second signal ends the run at once.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.whole = False
         self.previous: dict[int, object] = {}
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        # Last, so that the checkpoint holds what the other callbacks make of the iteration; a new list, since
+        self.step = trainer.global_step
+        # Last, so that the checkpoint holds what the other callbacks make of the step; a new list, since
         # Lightning is walking over the old one.
         trainer.callbacks = [*(callback for callback in trainer.callbacks if callback is not self), self]
         # Not before: Lightning's own SIGTERM handler, which would end the run without a checkpoint, is set by now.
@@ -74,16 +81,28 @@ class StopGracefully(Callback):
         self._give_back()
 
     def on_train_batch_end(self, trainer: L.Trainer, *args) -> None:
-        if any_rank(self.signal is not None, trainer):
+        self.whole = trainer.global_step != self.step  # else in the middle of accumulated gradients, which are not kept
+        self.step = trainer.global_step
+        stopping, validating = any_rank(self.signal is not None, trainer), validation_is_due(trainer)
+        if stopping:
             trainer.should_stop = True
-            if not validation_is_due(trainer):
+            if not validating:
                 trainer.limit_val_batches = 0  # Lightning would validate before it stops, and time may be short
-            if trainer.checkpoint_callback and trainer.checkpoint_callback.dirpath:
-                last = Path(trainer.checkpoint_callback.dirpath) / "last.ckpt"
-                trainer.save_checkpoint(last)
-                print(f"Saved {last}: go on with --ckpt_path {last}", flush=True)
+        if stopping or not validating:
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if trainer.state.fn == "fit":
+            self._save(trainer)
+
+    def _save(self, trainer: L.Trainer) -> None:
+        if self.whole and last_checkpoint(trainer):
+            trainer.save_checkpoint(last_checkpoint(trainer))
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        last = last_checkpoint(trainer)
+        if self.signal is not None and last and last.exists():
+            print(f"Stopped: go on with --ckpt_path {last}", flush=True)
         self._give_back()
 
     def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
@@ -171,6 +190,12 @@ def load_trained(module: L.LightningModule, path: str) -> None:
     """Puts the weights of a checkpoint into a module that is already running."""
     checkpoint = torch.load(path, map_location=module.device, weights_only=True)
     module.load_state_dict(checkpoint["state_dict"], strict=False)
+
+
+def last_checkpoint(trainer: L.Trainer) -> Path | None:
+    """Where `LastCheckpoint` writes; None if the run keeps no checkpoints."""
+    best = trainer.checkpoint_callback
+    return Path(best.dirpath) / "last.ckpt" if best and best.dirpath else None
 
 
 def validation_is_due(trainer: L.Trainer) -> bool:

@@ -44,8 +44,7 @@ class DetoxCLI(LightningCLI):
         parser.add_argument("--ckpt_path", type=str | None, default=None, help="Checkpoint to resume from.")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults({
-            "checkpoint.monitor": self.monitor, "checkpoint.mode": "min", "checkpoint.save_last": True,
-            "checkpoint.filename": "{step}",
+            "checkpoint.monitor": self.monitor, "checkpoint.mode": "min", "checkpoint.filename": "{step}",
         })  # fmt: skip
         parser.link_arguments("model.base_model", "data.tokenizer")
         parser.link_arguments("seed_everything", "data.seed")

@@ -3,7 +3,7 @@
 from lightning.pytorch.cli import ArgsType
 from lightning.pytorch.utilities import rank_zero_only
 
-from detox_rl.callbacks import CollapseGuard, ExportAdapter, SampleTable, StopGracefully
+from detox_rl.callbacks import CollapseGuard, ExportAdapter, LastCheckpoint, SampleTable, last_checkpoint
 from detox_rl.cli import DetoxCLI, one_sentence_errors
 from detox_rl.ppo_module import PPOModule
 from detox_rl.self_check import SelfCheck
@@ -25,7 +25,7 @@ def main(args: ArgsType = None) -> None:
         defaults = {
             "max_steps": 40,
             "val_check_interval": 10,
-            "callbacks": [SampleTable(), StopGracefully(), ExportAdapter()],
+            "callbacks": [SampleTable(), LastCheckpoint(), ExportAdapter()],
         }
         cli = FitCLI(PPOModule, monitor="val/selection", trainer_defaults=defaults, args=args)
         options = cli.config
@@ -39,7 +39,7 @@ def main(args: ArgsType = None) -> None:
 
 def closing_summary(cli: DetoxCLI) -> str:
     """Where everything is, and what the last validation measured."""
-    metrics, folder, checkpoints = cli.trainer.callback_metrics, cli.trainer.log_dir, cli.trainer.checkpoint_callback
+    metrics, folder, last = cli.trainer.callback_metrics, cli.trainer.log_dir, last_checkpoint(cli.trainer)
     lines = [
         f"{name:<22}{metrics[f'warm_start/{name}']:8.3f} -> {metrics[f'val/{name}']:.3f}"
         for name in ("toxicity", "rougeL", "length_ratio")
@@ -48,7 +48,7 @@ def closing_summary(cli: DetoxCLI) -> str:
     return "\n".join([
         "Validation, warm start -> last step:", *lines,
         f"Adapter (best):  {folder}/adapter",
-        *([f"Checkpoints:     {checkpoints.dirpath}   (go on with --ckpt_path {checkpoints.last_model_path})"] if checkpoints else []),
+        *([f"Checkpoints:     {last.parent}   (go on with --ckpt_path {last})"] if last else []),
         f"Samples:         {folder}/samples",
         f"Evaluate:        python -m detox_rl.evaluate {folder}",
         f"Watch:           tensorboard --logdir {folder}",

@@ -3,7 +3,7 @@
 from lightning.pytorch.cli import ArgsType
 from lightning.pytorch.utilities import rank_zero_only
 
-from detox_rl.callbacks import ExportAdapter, StopGracefully
+from detox_rl.callbacks import ExportAdapter, LastCheckpoint
 from detox_rl.cli import DetoxCLI, one_sentence_errors
 from detox_rl.sft_module import SFTModule
 
@@ -15,7 +15,7 @@ def main(args: ArgsType = None) -> None:
             "max_steps": 300,
             "val_check_interval": 20,
             "gradient_clip_val": 1.0,
-            "callbacks": [StopGracefully(), ExportAdapter()],
+            "callbacks": [LastCheckpoint(), ExportAdapter()],
         }
         cli = DetoxCLI(SFTModule, monitor="val/loss", trainer_defaults=defaults, args=args)
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.config.ckpt_path)

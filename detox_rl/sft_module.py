@@ -77,7 +77,8 @@ class SFTModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         with torch.random.fork_rng():
-            torch.manual_seed(self.hparams.seed * 1_000_003 + self.global_step * 1_009 + self.global_rank)
+            batches = self.trainer.fit_loop.total_batch_idx  # since the run began, so that a resumed one drops out the same
+            torch.manual_seed(self.hparams.seed * 1_000_003 + batches * 1_009 + self.global_rank)
             loss = self.loss(batch)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.ids))
         return loss * self.share(batch)

@@ -53,7 +53,7 @@ def flags(model: str, folder: Path) -> list[str]:
     return f"""--model.base_model {model} --model.warm_start null --model.lora_rank 4 --model.max_new_tokens 16 --model.lr 0.01
         --model.minibatch_size 2 --model.ppo_epochs 2 --model.kl_target 1.0 --guard.patience 1000
         --data.batch_size 4 --data.train_limit 18 --data.validation_limit 4
-        --checkpoint.every_n_train_steps 1 --checkpoint.dirpath {folder / "checkpoints"}
+        --checkpoint.dirpath {folder / "checkpoints"}
         --trainer.max_steps {STEPS} --trainer.val_check_interval 3 --trainer.default_root_dir {folder} --trainer.accelerator cpu
         --trainer.precision 32-true --trainer.enable_progress_bar false --trainer.enable_model_summary false""".split()
 

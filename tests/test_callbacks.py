@@ -30,7 +30,7 @@ from safetensors.torch import load_file
 from transformers import T5ForConditionalGeneration
 
 from detox_rl import fit
-from detox_rl.callbacks import CollapseGuard, ExportAdapter, SampleTable, StopGracefully
+from detox_rl.callbacks import CollapseGuard, ExportAdapter, SampleTable, LastCheckpoint
 from detox_rl.checkpoints import AtomicCheckpointIO
 
 
@@ -63,7 +63,7 @@ def test_a_signal_ends_the_run_after_the_iteration_and_it_resumes(number, tiny_t
     whole = make_module(tiny_t5)
     train(whole, batches(5))
     torch.manual_seed(0)
-    callbacks = [StopGracefully(), At(2, send(number)), ModelCheckpoint(tmp_path / "here")]
+    callbacks = [LastCheckpoint(), At(2, send(number)), ModelCheckpoint(tmp_path / "here")]
     options = dict(folder=tmp_path, max_steps=5, logger=False, plugins=[AtomicCheckpointIO()])
     trainer = train(make_module(tiny_t5), batches(5), callbacks=callbacks, **options)
     assert trainer.global_step == 3
@@ -82,14 +82,31 @@ def test_a_stop_validates_only_where_the_run_would(interval, runs, tiny_t5):
     """After three iterations: an interval of 2 has validated once before, one of 3 does so at the stop."""
     module, seen = make_module(tiny_t5), []
     module.on_validation_start = lambda: seen.append(module.trainer.global_step)
-    callbacks = [StopGracefully(), At(2, send(signal.SIGTERM))]
+    callbacks = [LastCheckpoint(), At(2, send(signal.SIGTERM))]
     train(module, batches(5), validation=batches(1), val_check_interval=interval, callbacks=callbacks)
     assert len(seen) == runs and module.trainer.global_step == 3
 
 
+def test_the_last_checkpoint_is_never_more_than_an_iteration_old(tiny_t5, tmp_path):
+    """Also while Lightning waits for the monitored metric; and it knows the validation that its iteration ended with."""
+    seen = {}
+
+    def look(trainer, module):
+        saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+        (best,) = [state for name, state in saved["callbacks"].items() if "ModelCheckpoint" in name]
+        seen[saved["global_step"]] = best["best_model_score"]
+
+    module = make_module(tiny_t5)
+    keep = ModelCheckpoint(tmp_path, monitor="val/kl", save_top_k=1)
+    callbacks = [LastCheckpoint(), *(At(step, look) for step in range(1, 5)), keep]
+    train(module, batches(5), validation=batches(1), val_check_interval=3, folder=tmp_path, logger=False, callbacks=callbacks, max_steps=5)
+    assert list(seen) == [1, 2, 3, 4]
+    assert seen[1] is None and seen[2] is None and seen[3] == seen[4] == keep.best_model_score
+
+
 def test_the_checkpoint_of_a_stop_knows_what_the_guard_saw(tiny_t5, tmp_path):
     guard = CollapseGuard(max_length_ratio=0.0, min_length_ratio=0.0, patience=10)
-    callbacks = [StopGracefully(), guard, At(1, send(signal.SIGTERM)), ModelCheckpoint(tmp_path)]
+    callbacks = [LastCheckpoint(), guard, At(1, send(signal.SIGTERM)), ModelCheckpoint(tmp_path)]
     train(make_module(tiny_t5), batches(4), folder=tmp_path, logger=False, callbacks=callbacks, max_steps=4)
     state = torch.load(tmp_path / "last.ckpt", weights_only=True)["callbacks"]["CollapseGuard"]
     assert state["broken"]["text/length_ratio"] == 2
@@ -102,7 +119,7 @@ def test_a_second_signal_is_not_held_back(tiny_t5):
         os.kill(os.getpid(), signal.SIGINT)
         assert signal.getsignal(signal.SIGINT) == handlers[1]  # the default: KeyboardInterrupt
 
-    train(make_module(tiny_t5), batches(3), callbacks=[StopGracefully(), At(1, twice)])
+    train(make_module(tiny_t5), batches(3), callbacks=[LastCheckpoint(), At(1, twice)])
 
 
 def test_handlers_are_given_back_after_an_error(tiny_t5):
@@ -113,13 +130,13 @@ def test_handlers_are_given_back_after_an_error(tiny_t5):
         raise ArithmeticError
 
     with pytest.raises(ArithmeticError):
-        train(make_module(tiny_t5), batches(3), callbacks=[StopGracefully(), At(1, fail)])
+        train(make_module(tiny_t5), batches(3), callbacks=[LastCheckpoint(), At(1, fail)])
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
 
 
 def test_a_thread_trains_without_handlers(tiny_t5):
     module = make_module(tiny_t5)
-    thread = threading.Thread(target=lambda: train(module, batches(2), callbacks=[StopGracefully()]))
+    thread = threading.Thread(target=lambda: train(module, batches(2), callbacks=[LastCheckpoint()]))
     thread.start()
     thread.join()
     assert module.trainer.global_step == 2
@@ -128,8 +145,7 @@ def test_a_thread_trains_without_handlers(tiny_t5):
 def test_sigterm_from_outside_ends_the_command_cleanly(tiny_t5, tmp_path):
     flags = ["--config", rewards_file(tmp_path), "--model.base_model", tiny_t5, "--model.warm_start", "null", *write_dialogues(tmp_path),
              "--data.batch_size", "4", "--model.max_new_tokens", "8", "--trainer.max_steps", "100000", "--trainer.precision", "32-true",
-             "--trainer.default_root_dir", str(tmp_path), "--trainer.val_check_interval", "1000", "--checkpoint.every_n_train_steps", "2",
-             "--checkpoint.monitor", "null"]  # fmt: skip
+             "--trainer.default_root_dir", str(tmp_path), "--trainer.val_check_interval", "1000"]  # fmt: skip
     log = (tmp_path / "log").open("w")
     process = subprocess.Popen([sys.executable, "-m", "detox_rl.fit", *flags], env=subprocess_environment(), stdout=log, stderr=log)
     checkpoints = tmp_path / "lightning_logs/version_0/checkpoints"
@@ -141,7 +157,7 @@ def test_sigterm_from_outside_ends_the_command_cleanly(tiny_t5, tmp_path):
     assert process.returncode == 0, text
     assert "Received SIGTERM" in text and "Traceback" not in text
     saved = torch.load(checkpoints / "last.ckpt", weights_only=True)
-    assert 2 <= saved["global_step"] < 100_000
+    assert 1 <= saved["global_step"] < 100_000
     assert (checkpoints.parent / "adapter" / "adapter_model.safetensors").exists()
     fit.main([*flags, "--ckpt_path", str(checkpoints / "last.ckpt"), "--trainer.max_steps", str(saved["global_step"] + 2)])
     resumed = torch.load(tmp_path / "lightning_logs/version_1/checkpoints/last.ckpt", weights_only=True)

@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 from commands import fit_flags, sft_flags
+from doubles import make_batch, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from detox_rl import fit, sft
+from detox_rl.sft_module import SFTModule
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +57,20 @@ def test_gradients_are_clipped_and_accumulated_by_lightning(tiny_t5, dialogue_fi
     monkeypatch.chdir(tmp_path)
     sft.main(sft_flags(tiny_t5, dialogue_files["dialogsum"], trainer__accumulate_grad_batches=2, trainer__gradient_clip_val=0.1, trainer__val_check_interval=2))
     assert (tmp_path / "lightning_logs" / "version_0" / "adapter").is_dir()
+
+
+@pytest.mark.parametrize("dropout, losses", [(0.5, 4), (0.0, 1)])
+def test_each_micro_batch_drops_out_its_own(dropout, losses, tiny_t5):
+    class Losses(L.Callback):
+        def __init__(self):
+            self.seen = set()
+
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            self.seen.add(float(trainer.callback_metrics["train/loss"]))
+
+    torch.manual_seed(0)  # of the adapter
+    module = SFTModule(tiny_t5, lora_rank=4, lora_dropout=dropout, lr=0.0)
+    torch.nn.init.normal_(next(tensor for name, tensor in module.policy.trainable().items() if "lora_B" in name))
+    callback = Losses()
+    train(module, [make_batch(4)] * 4, callbacks=[callback], accumulate_grad_batches=2, max_steps=2)
+    assert len(callback.seen) == losses
