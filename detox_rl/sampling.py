@@ -74,10 +74,12 @@ class StepDecoder:
         self.cross_bias = torch.zeros(prompt_mask.shape, dtype=self.dtype, device=device)
         self.cross_bias = self.cross_bias.masked_fill(~prompt_mask, torch.finfo(self.dtype).min)[:, None, None]
         attention = self.t5.decoder.block[0].layer[0].SelfAttention
-        self.position_bias = attention.compute_bias(max_new_tokens, max_new_tokens, device=device).to(self.dtype)
+        # A growing slice of a bf16 cache would be copied at each step before it is multiplied; one of fp32 is not.
+        dtype = torch.float32 if device.type == "cpu" else self.dtype
+        self.position_bias = attention.compute_bias(max_new_tokens, max_new_tokens, device=device).to(dtype)
         shape = (len(encoder_states), self.heads, max_new_tokens, config.d_kv)
         self.cache = [
-            (torch.empty(shape, dtype=self.dtype, device=device), torch.empty(shape, dtype=self.dtype, device=device))
+            (torch.empty(shape, dtype=dtype, device=device), torch.empty(shape, dtype=dtype, device=device))
             for _ in self.layers
         ]
         self.time = 0
@@ -115,27 +117,32 @@ class StepDecoder:
 
     def _attend(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
         """One query a row. (batch, heads * d_kv) -> (batch, heads * d_kv); T5 does not scale its scores."""
-        query = query.view(len(query), self.heads, 1, -1)
+        query = query.view(len(query), self.heads, 1, -1).to(keys)
         weights = (query @ keys.transpose(-1, -2) + bias).softmax(-1)
-        return (weights @ values).flatten(1)
+        return (weights @ values).flatten(1).to(self.dtype)
 
     def step(self, tokens: Tensor) -> Tensor:
         """Logits of the next token, given the last one. (rows,) -> (rows, vocabulary)"""
-        t = self.time
         hidden = F.embedding(tokens, self.t5.shared.weight)
-        for layer, (keys, values), (cross_keys, cross_values) in zip(self.layers, self.cache, self.cross):
-            query, key, value = layer.qkv(self._norm(layer.self_norm, hidden)).chunk(3, -1)
-            keys[:, :, t] = key.unflatten(-1, (self.heads, -1))
-            values[:, :, t] = value.unflatten(-1, (self.heads, -1))
-            bias = self.position_bias[:, :, t : t + 1, : t + 1]
-            hidden = hidden + layer.self_out(self._attend(query, keys[:, :, : t + 1], values[:, :, : t + 1], bias))
-            query = layer.cross_q(self._norm(layer.cross_norm, hidden))
-            hidden = hidden + layer.cross_out(self._attend(query, cross_keys, cross_values, self.cross_bias))
-            inner, *gate = layer.wi(self._norm(layer.ff_norm, hidden)).split(self.t5.config.d_ff, -1)
-            inner = self.act(inner)
-            hidden = hidden + layer.wo(inner * gate[0] if gate else inner)
-        self.time += 1
-        return self.lm_head(self._norm(self.t5.decoder.final_layer_norm, hidden) * self.scale)
+        with torch.autocast(tokens.device.type, enabled=False):  # what is rounded, and where, is said here
+            for layer, own, cross in zip(self.layers, self.cache, self.cross):
+                hidden = self._block(layer, hidden, own, cross)
+            self.time += 1
+            return self.lm_head(self._norm(self.t5.decoder.final_layer_norm, hidden) * self.scale)
+
+    def _block(self, layer: _Layer, hidden: Tensor, own: tuple[Tensor, Tensor], cross: tuple[Tensor, Tensor]) -> Tensor:
+        """One decoder block. (rows, d_model) -> (rows, d_model)"""
+        t, (keys, values) = self.time, own
+        query, key, value = layer.qkv(self._norm(layer.self_norm, hidden)).chunk(3, -1)
+        keys[:, :, t] = key.unflatten(-1, (self.heads, -1))
+        values[:, :, t] = value.unflatten(-1, (self.heads, -1))
+        bias = self.position_bias[:, :, t : t + 1, : t + 1]
+        hidden = hidden + layer.self_out(self._attend(query, keys[:, :, : t + 1], values[:, :, : t + 1], bias))
+        query = layer.cross_q(self._norm(layer.cross_norm, hidden))
+        hidden = hidden + layer.cross_out(self._attend(query, *cross, self.cross_bias))
+        inner, *gate = layer.wi(self._norm(layer.ff_norm, hidden)).split(self.t5.config.d_ff, -1)
+        inner = self.act(inner)
+        return hidden + layer.wo(inner * gate[0] if gate else inner)
 
     def keep(self, rows: Tensor) -> None:
         """Forgets all rows but these."""
