@@ -75,6 +75,8 @@ class Policy(nn.Module):
         for name, module in self.model.named_modules():
             if isinstance(module, nn.Dropout):  # a warm start may bring its own
                 module.p = lora_dropout if "lora_dropout" in name else 0.0
+            if hasattr(module, "cast_input_dtype_enabled"):
+                module.cast_input_dtype_enabled = False  # to fp32, from which autocast would cast back
         self.value_head = nn.Linear(base.config.d_model, 1)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
@@ -108,9 +110,11 @@ class Policy(nn.Module):
             self.model.base_model.set_adapter(outside, inference_mode=outside == REFERENCE)
 
     def encode(self, prompt_ids: Tensor, prompt_mask: Tensor) -> Tensor:
-        """Encoder states. (batch, prompt) -> (batch, prompt, d_model)"""
+        """Encoder states, in the dtype in which cross-attention reads them. (batch, prompt) -> (batch, prompt, d_model)"""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_is_frozen):
-            return self.t5.encoder(input_ids=prompt_ids, attention_mask=prompt_mask).last_hidden_state
+            states = self.t5.encoder(input_ids=prompt_ids, attention_mask=prompt_mask).last_hidden_state
+        device = states.device.type
+        return states.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else states
 
     def forward(
         self,
