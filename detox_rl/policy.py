@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, T5ForConditionalGeneration
 
 from detox_rl import embedded
+from detox_rl.decoder import compute_dtype, decoder_states
 from detox_rl.functional.logprobs import linear_logprobs
 from detox_rl.functional.masking import shift_right
 
@@ -113,8 +114,7 @@ class Policy(nn.Module):
         """Encoder states, in the dtype in which cross-attention reads them. (batch, prompt) -> (batch, prompt, d_model)"""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_is_frozen):
             states = self.t5.encoder(input_ids=prompt_ids, attention_mask=prompt_mask).last_hidden_state
-        device = states.device.type
-        return states.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else states
+        return states.to(compute_dtype(self.t5, states.device))
 
     def forward(
         self,
@@ -139,12 +139,8 @@ class Policy(nn.Module):
         """
         if encoder_states is None:
             encoder_states = self.encode(prompt_ids, prompt_mask)
-        hidden = self.t5.decoder(
-            input_ids=shift_right(responses, self.t5.config.decoder_start_token_id),
-            encoder_hidden_states=encoder_states,
-            encoder_attention_mask=prompt_mask,
-            use_cache=False,
-        ).last_hidden_state
+        inputs = shift_right(responses, self.t5.config.decoder_start_token_id)
+        hidden = decoder_states(self.t5, inputs, encoder_states, prompt_mask)
         taken = hidden[mask]
         if self.t5.config.scale_decoder_outputs:
             taken = taken * self.t5.config.d_model**-0.5
@@ -226,8 +222,6 @@ def load_base(base_model: str) -> T5ForConditionalGeneration:
         raise ValueError(
             f"The base model {base_model!r} has no weights for {min(report['missing_keys'] or report['mismatched_keys'])}: get them anew."
         )
-    # At the length of a summary, plain matrix products are faster than the fused attention kernel, backwards above all.
-    base.decoder.config._attn_implementation = "eager"
     return base
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
+from detox_rl.decoder import compute_dtype, padding_bias, rms_norm
 from detox_rl.functional.masking import response_mask
 from detox_rl.policy import Policy
 
@@ -64,15 +65,13 @@ class StepDecoder:
     def __init__(self, policy: Policy, encoder_states: Tensor, prompt_mask: Tensor, max_new_tokens: int) -> None:
         self.t5 = policy.t5
         config, device = self.t5.config, encoder_states.device
-        autocast = torch.is_autocast_enabled(device.type)
-        self.dtype = torch.get_autocast_dtype(device.type) if autocast else self.t5.lm_head.weight.dtype
+        self.dtype = compute_dtype(self.t5, device)
         self.heads, self.act = config.num_heads, ACT2FN[config.dense_act_fn]
         self.lm_head = packed(policy.weight(self.t5.lm_head).to(self.dtype))
         self.scale = config.d_model**-0.5 if config.scale_decoder_outputs else 1.0
         self.layers = [self._read_layer(policy, block) for block in self.t5.decoder.block]
         self.cross = [self._cross_cache(policy, block, encoder_states) for block in self.t5.decoder.block]
-        self.cross_bias = torch.zeros(prompt_mask.shape, dtype=self.dtype, device=device)
-        self.cross_bias = self.cross_bias.masked_fill(~prompt_mask, torch.finfo(self.dtype).min)[:, None, None]
+        self.cross_bias = padding_bias(prompt_mask, self.dtype)
         attention = self.t5.decoder.block[0].layer[0].SelfAttention
         # A growing slice of a bf16 cache would be copied at each step before it is multiplied; one of fp32 is not.
         dtype = torch.float32 if device.type == "cpu" else self.dtype
@@ -112,9 +111,6 @@ class StepDecoder:
         """(batch, time, heads * d_kv) -> (batch, heads, time, d_kv)"""
         return states.unflatten(-1, (self.heads, -1)).transpose(1, 2).contiguous()
 
-    def _norm(self, norm: nn.Module, hidden: Tensor) -> Tensor:
-        return F.rms_norm(hidden, hidden.shape[-1:], norm.weight, norm.variance_epsilon).to(self.dtype)
-
     def _attend(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
         """One query a row. (batch, heads * d_kv) -> (batch, heads * d_kv); T5 does not scale its scores."""
         query = query.view(len(query), self.heads, 1, -1).to(keys)
@@ -128,19 +124,19 @@ class StepDecoder:
             for layer, own, cross in zip(self.layers, self.cache, self.cross):
                 hidden = self._block(layer, hidden, own, cross)
             self.time += 1
-            return self.lm_head(self._norm(self.t5.decoder.final_layer_norm, hidden) * self.scale)
+            return self.lm_head(rms_norm(self.t5.decoder.final_layer_norm, hidden, self.dtype) * self.scale)
 
     def _block(self, layer: _Layer, hidden: Tensor, own: tuple[Tensor, Tensor], cross: tuple[Tensor, Tensor]) -> Tensor:
         """One decoder block. (rows, d_model) -> (rows, d_model)"""
         t, (keys, values) = self.time, own
-        query, key, value = layer.qkv(self._norm(layer.self_norm, hidden)).chunk(3, -1)
+        query, key, value = layer.qkv(rms_norm(layer.self_norm, hidden, self.dtype)).chunk(3, -1)
         keys[:, :, t] = key.unflatten(-1, (self.heads, -1))
         values[:, :, t] = value.unflatten(-1, (self.heads, -1))
         bias = self.position_bias[:, :, t : t + 1, : t + 1]
         hidden = hidden + layer.self_out(self._attend(query, keys[:, :, : t + 1], values[:, :, : t + 1], bias))
-        query = layer.cross_q(self._norm(layer.cross_norm, hidden))
+        query = layer.cross_q(rms_norm(layer.cross_norm, hidden, self.dtype))
         hidden = hidden + layer.cross_out(self._attend(query, *cross, self.cross_bias))
-        inner, *gate = layer.wi(self._norm(layer.ff_norm, hidden)).split(self.t5.config.d_ff, -1)
+        inner, *gate = layer.wi(rms_norm(layer.ff_norm, hidden, self.dtype)).split(self.t5.config.d_ff, -1)
         inner = self.act(inner)
         return hidden + layer.wo(inner * gate[0] if gate else inner)
 
