@@ -19,6 +19,7 @@ from detox_rl import embedded
 from detox_rl.decoder import compute_dtype, decoder_states
 from detox_rl.functional.logprobs import linear_logprobs
 from detox_rl.functional.masking import shift_right
+from detox_rl.linear import freeze_linears
 
 POLICY, REFERENCE = "policy", "reference"
 
@@ -166,6 +167,8 @@ class Policy(nn.Module):
         for name, module in self.t5.named_modules():
             if isinstance(module, nn.Linear) and not module.weight.requires_grad and "lora_" not in name:
                 module.to(dtype)
+        for parameter in self.t5.parameters():
+            parameter.data = parameter.data.clone()  # what was loaded is a view of the file, which stays in memory as a whole
 
     def save_adapter(self, folder: str | Path) -> None:
         """Writes the policy's adapter so that plain `PeftModel.from_pretrained(base, folder)` loads it.
@@ -222,6 +225,7 @@ def load_base(base_model: str) -> T5ForConditionalGeneration:
         raise ValueError(
             f"The base model {base_model!r} has no weights for {min(report['missing_keys'] or report['mismatched_keys'])}: get them anew."
         )
+    freeze_linears(base)
     return base
 
 

@@ -246,7 +246,7 @@ class PPOModule(L.LightningModule):
             # DDP averages gradients over ranks; times world_size makes that average the sum.
             self.manual_backward(loss * self.trainer.world_size / tokens)
             totals = totals + sums
-        parameters = list(self.policy.trainable().values())
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         grad_norm = torch.nn.utils.clip_grad_norm_(parameters, self.hparams.max_grad_norm)
         means = self.total(totals) / tokens
         finite = bool(means.isfinite().all() & grad_norm.isfinite())
@@ -429,7 +429,7 @@ class PPOModule(L.LightningModule):
         ]
         optimizer = torch.optim.AdamW(
             [{"params": adapter, "lr": hparams.lr, "weight_decay": hparams.weight_decay},
-             {"params": head, "lr": hparams.value_lr, "weight_decay": 0.0}]
+             {"params": head, "lr": hparams.value_lr, "weight_decay": 0.0}], fused=True
         )  # fmt: skip
         if hparams.lr_schedule == "constant" and not hparams.lr_warmup_steps:
             return {"optimizer": optimizer}

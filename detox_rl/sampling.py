@@ -1,7 +1,6 @@
 """The decoding loop of the rollout: one token at a time over cached keys and values, sampled or greedy."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -11,27 +10,13 @@ from transformers.activations import ACT2FN
 
 from detox_rl.decoder import compute_dtype, padding_bias, rms_norm
 from detox_rl.functional.masking import response_mask
+from detox_rl.linear import packed, product
 from detox_rl.policy import Policy
 
 COMPACT_EVERY = 4  # steps between two looks at which rows have ended: each look waits for the device
 
 
 Linear = Callable[[Tensor], Tensor]
-
-
-def packed(weight: Tensor) -> Linear:
-    """The product states @ weight.T, ready to be taken many times for a few rows: (rows, in) -> (rows, out).
-
-    On a CPU such a product spends most of its time on rearranging the weight, so oneDNN does that beforehand.
-    """
-    mkldnn = torch.ops.mkldnn
-    usable = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
-    if usable and (
-        weight.dtype == torch.float32 or weight.dtype == torch.bfloat16 and mkldnn._is_mkldnn_bf16_supported()
-    ):
-        layout = mkldnn._reorder_linear_weight(weight)
-        return lambda states: mkldnn._linear_pointwise(states, layout, None, "none", [], "")
-    return partial(F.linear, weight=weight)
 
 
 class _Layer(NamedTuple):
@@ -104,7 +89,7 @@ class StepDecoder:
         cross = block.layer[1].EncDecAttention
         states = encoder_states.to(self.dtype)
         return tuple(
-            self._split(F.linear(states, policy.weight(linear).to(self.dtype))) for linear in (cross.k, cross.v)
+            self._split(product(states, policy.weight(linear).to(self.dtype))) for linear in (cross.k, cross.v)
         )
 
     def _split(self, states: Tensor) -> Tensor:

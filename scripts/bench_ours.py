@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, LogitsProcessor, LogitsProcessorList, T5
 
 from detox_rl import embedded, sampling
 from detox_rl.datamodule import Batch
-from detox_rl.policy import Policy, load_base
+from detox_rl.policy import Policy
 from detox_rl.ppo_module import PPOModule
 from detox_rl.rewards import Samples
 
@@ -129,8 +129,10 @@ def decoding(config: dict, channel: Channel) -> None:
     """Greedy decoding, encoder included, by our loop or by `transformers.generate`, as each request says."""
     sampling.StepDecoder = ForcedDecoder
     policy = Policy(config["model"]).to(DEVICE)
-    models = {"float32": load_base(config["model"]).to(DEVICE).eval()}
-    models["bfloat16"] = load_base(config["model"]).to(DEVICE, torch.bfloat16).eval()
+    models = {
+        dtype: T5ForConditionalGeneration.from_pretrained(config["model"], dtype=dtype).to(DEVICE).eval()
+        for dtype in ("float32", "bfloat16")
+    }
     for request in channel.requests():
         ids, mask = (tensor.to(DEVICE) for tensor in pad(request["prompts"]))
         lengths = torch.tensor(request["lengths"], device=DEVICE)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from detox_rl.linear import product
+
 CHUNK = 128  # tokens whose logits exist at one time; (128, 32128) in fp32 is 16 MB, which a CPU's cache can hold
 
 
@@ -44,8 +46,7 @@ class _LinearLogprobs(torch.autograd.Function):
     def forward(ctx, hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         # One set for all chunks: to touch fresh memory costs a CPU more than to compute on it.
         shape = min(CHUNK, len(tokens)), len(weight)
-        logits, p = hidden.new_empty((2, *shape), dtype=torch.promote_types(weight.dtype, torch.float32))
-        buffers = hidden.new_empty(shape), logits, p
+        buffers = hidden.new_empty((2, *shape), dtype=torch.promote_types(weight.dtype, torch.float32))
         parts = [
             _chunk(part, weight, taken, temperature, ctx.needs_input_grad[0], *(buffer[: len(part)] for buffer in buffers))
             for part, taken in zip(hidden.split(CHUNK), tokens.split(CHUNK))
@@ -70,11 +71,10 @@ class _LinearLogprobs(torch.autograd.Function):
 
 
 def _chunk(
-    hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float, gradient: bool, raw: Tensor, logits: Tensor, p: Tensor
+    hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float, gradient: bool, logits: Tensor, p: Tensor
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    """Log-probs, entropies and, if wanted, d log p[token] / d hidden; the last three arguments are overwritten."""
-    torch.mm(hidden, weight.T, out=raw)
-    logits.copy_(raw).div_(temperature)
+    """Log-probs, entropies and, if wanted, d log p[token] / d hidden; the last two arguments are overwritten."""
+    logits.copy_(product(hidden, weight)).div_(temperature)
     logits.sub_(logits.amax(-1, keepdim=True))
     total = torch.exp(logits, out=p).sum(-1, keepdim=True)
     taken = logits.gather(-1, tokens.unsqueeze(-1)) - total.log()
@@ -82,7 +82,7 @@ def _chunk(
     if not gradient:
         return taken.squeeze(-1), entropies.squeeze(-1)
     onehot_minus_p = p.div_(-total).scatter_add_(-1, tokens.unsqueeze(-1), torch.ones_like(taken))
-    return taken.squeeze(-1), entropies.squeeze(-1), _project(raw.copy_(onehot_minus_p), weight, temperature)
+    return taken.squeeze(-1), entropies.squeeze(-1), _project(onehot_minus_p.to(weight.dtype), weight, temperature)
 
 
 def _entropy_gradient(hidden: Tensor, entropies: Tensor, weight: Tensor, temperature: float) -> Tensor:
@@ -93,5 +93,5 @@ def _entropy_gradient(hidden: Tensor, entropies: Tensor, weight: Tensor, tempera
 
 
 def _project(d_logits: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    projected = d_logits @ weight
+    projected = product(d_logits, weight.T)
     return projected.to(torch.promote_types(projected.dtype, torch.float32)) / temperature
