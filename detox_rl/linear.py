@@ -1,6 +1,6 @@
 """Products with frozen weights. On a CPU oneDNN takes them, through the operators that torch.compile uses.
 
-In fp32, PyTorch's own choice is MKL, which leaves the AVX-512 units of AMD processors idle: oneDNN is twice as fast there.
+In fp32 PyTorch's own choice is MKL, which leaves the AVX-512 units of AMD processors idle: oneDNN is twice as fast there.
 """
 
 from collections.abc import Callable
@@ -32,8 +32,9 @@ class FrozenLinear(nn.Linear):
 
     def forward(self, states: Tensor) -> Tensor:
         device = states.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.weight.dtype
-        return _Product.apply(states.to(dtype), self.weight.to(dtype))
+        if torch.is_autocast_enabled(device) or not _onednn_takes(self.weight):
+            return super().forward(states)  # in bf16 oneDNN is PyTorch's own choice
+        return _Product.apply(states, self.weight)
 
 
 def freeze_linears(model: nn.Module) -> None:
