@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from transformers import T5ForConditionalGeneration
 
 
-def decoder_states(t5: T5ForConditionalGeneration, inputs: Tensor, encoder_states: Tensor, prompt_mask: Tensor) -> Tensor:
+def decoder_states(
+    t5: T5ForConditionalGeneration, inputs: Tensor, cross: list[tuple[Tensor, Tensor]], prompt_mask: Tensor
+) -> Tensor:
     """Hidden states behind each input token, which see the tokens up to it and the whole prompt.
 
     Args:
         inputs: ids, the decoder start token first. (batch, time)
-        encoder_states: (batch, prompt, d_model)
+        cross: keys and values that each block has of the prompt. (batch, heads, prompt, d_kv) each
         prompt_mask: True = real token. (batch, prompt)
 
     Returns:
@@ -30,27 +32,33 @@ def decoder_states(t5: T5ForConditionalGeneration, inputs: Tensor, encoder_state
     own_bias = own_bias.expand(batch, -1, -1, -1).flatten(0, 1)
     cross_bias = padding_bias(prompt_mask, dtype).expand(-1, heads, time, -1).flatten(0, 1)
     hidden = t5.shared(inputs)
-    for own, cross, feed_forward in (block.layer for block in t5.decoder.block):
+    for block, (keys, values) in zip(t5.decoder.block, cross):
+        own, other, feed_forward = block.layer
         normed = rms_norm(own.layer_norm, hidden, dtype)
-        hidden = hidden + attend(own.SelfAttention, normed, normed, own_bias, heads)
-        normed = rms_norm(cross.layer_norm, hidden, dtype)
-        hidden = hidden + attend(cross.EncDecAttention, normed, encoder_states, cross_bias, heads)
+        own_keys, own_values = (split_heads(linear(normed), heads) for linear in (own.SelfAttention.k, own.SelfAttention.v))
+        hidden = hidden + attend(own.SelfAttention, normed, own_keys, own_values, own_bias)
+        normed = rms_norm(other.layer_norm, hidden, dtype)
+        hidden = hidden + attend(other.EncDecAttention, normed, keys, values, cross_bias)
         normed = rms_norm(feed_forward.layer_norm, hidden, dtype)
         hidden = hidden + feed_forward.DenseReluDense(normed)
     return rms_norm(t5.decoder.final_layer_norm, hidden, dtype)
 
 
-def attend(attention: nn.Module, states: Tensor, source: Tensor, bias: Tensor, heads: int) -> Tensor:
-    """What `states` (batch, time, d_model) take from `source` (batch, length, d_model); T5 does not scale its scores."""
+def attend(attention: nn.Module, states: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+    """What states (batch, time, d_model) take from keys and values (batch, heads, length, d_kv).
 
-    def split(projected: Tensor) -> Tensor:
-        """(batch, length, heads * d_kv) -> (batch * heads, length, d_kv)"""
-        return projected.unflatten(-1, (heads, -1)).transpose(1, 2).flatten(0, 1)
-
-    query, key, value = split(attention.q(states)), split(attention.k(source)), split(attention.v(source))
-    weights = torch.baddbmm(bias, query, key.transpose(1, 2)).softmax(-1).to(value.dtype)
-    mixed = torch.bmm(weights, value).unflatten(0, (-1, heads))
+    T5 does not scale its scores; `bias` (batch * heads, time, length) is added to them.
+    """
+    heads = keys.shape[1]
+    query = split_heads(attention.q(states), heads).flatten(0, 1)
+    weights = torch.baddbmm(bias, query, keys.flatten(0, 1).transpose(1, 2)).softmax(-1).to(values.dtype)
+    mixed = torch.bmm(weights, values.flatten(0, 1)).unflatten(0, (-1, heads))
     return attention.o(mixed.transpose(1, 2).flatten(2))
+
+
+def split_heads(projected: Tensor, heads: int) -> Tensor:
+    """(batch, length, heads * d_kv) -> (batch, heads, length, d_kv)"""
+    return projected.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def rms_norm(norm: nn.Module, hidden: Tensor, dtype: torch.dtype) -> Tensor:

@@ -27,14 +27,18 @@ def packed(weight: Tensor) -> Callable[[Tensor], Tensor]:
     return partial(product, weight=torch.ops.mkldnn._reorder_linear_weight(weight))
 
 
+def frozen_linear(states: Tensor, weight: Tensor) -> Tensor:
+    """states @ weight.T, with gradients for the states. (..., in), (out, in) -> (..., out)"""
+    if torch.is_autocast_enabled(states.device.type) or not _onednn_takes(weight):
+        return F.linear(states, weight)  # in bf16 oneDNN is PyTorch's own choice
+    return _Product.apply(states, weight)
+
+
 class FrozenLinear(nn.Linear):
     """A linear layer without bias whose weight gets no gradient."""
 
     def forward(self, states: Tensor) -> Tensor:
-        device = states.device.type
-        if torch.is_autocast_enabled(device) or not _onednn_takes(self.weight):
-            return super().forward(states)  # in bf16 oneDNN is PyTorch's own choice
-        return _Product.apply(states, self.weight)
+        return frozen_linear(states, self.weight)
 
 
 def freeze_linears(model: nn.Module) -> None:

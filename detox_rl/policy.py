@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, T5ForConditionalGeneration
 
 from detox_rl import embedded
-from detox_rl.decoder import compute_dtype, decoder_states
+from detox_rl.decoder import compute_dtype, decoder_states, split_heads
 from detox_rl.functional.logprobs import linear_logprobs
 from detox_rl.functional.masking import shift_right
-from detox_rl.linear import freeze_linears
+from detox_rl.linear import freeze_linears, frozen_linear
 
 POLICY, REFERENCE = "policy", "reference"
 
@@ -117,6 +117,27 @@ class Policy(nn.Module):
             states = self.t5.encoder(input_ids=prompt_ids, attention_mask=prompt_mask).last_hidden_state
         return states.to(compute_dtype(self.t5, states.device))
 
+    def project(self, encoder_states: Tensor) -> Tensor:
+        """What the frozen weights of all cross-attentions make of encoder states: key and value of block 0, 1, ...
+
+        (batch, prompt, d_model) -> (2 * blocks, batch, heads, prompt, d_kv)
+        """
+        weights = [getattr(linear, "base_layer", linear).weight for linear in self._cross_linears()]
+        projected = frozen_linear(encoder_states, torch.cat(weights))
+        heads = self.t5.config.num_heads
+        return projected.unflatten(-1, (len(weights), heads, -1)).permute(2, 0, 3, 1, 4).contiguous()
+
+    def cross(self, encoder_states: Tensor, projected: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of each block under the active adapter. (batch, heads, prompt, d_kv) each"""
+        columns = [
+            _add_adapters(linear, encoder_states, frozen) for linear, frozen in zip(self._cross_linears(), projected)
+        ]
+        return list(zip(columns[::2], columns[1::2]))
+
+    def _cross_linears(self) -> list[nn.Module]:
+        attentions = [block.layer[1].EncDecAttention for block in self.t5.decoder.block]
+        return [linear for attention in attentions for linear in (attention.k, attention.v)]
+
     def forward(
         self,
         prompt_ids: Tensor,
@@ -125,6 +146,7 @@ class Policy(nn.Module):
         mask: Tensor,
         temperature: float,
         encoder_states: Tensor | None = None,
+        projected: Tensor | None = None,
     ) -> Scored:
         """Scores given responses by teacher forcing.
 
@@ -137,11 +159,14 @@ class Policy(nn.Module):
             mask: True = real token, EOS included. (batch, time)
             temperature: the one used in sampling.
             encoder_states: output of `encode`, if at hand. (batch, prompt, d_model)
+            projected: output of `project`, if at hand. (2 * blocks, batch, heads, prompt, d_kv)
         """
         if encoder_states is None:
             encoder_states = self.encode(prompt_ids, prompt_mask)
+        if projected is None:
+            projected = self.project(encoder_states)
         inputs = shift_right(responses, self.t5.config.decoder_start_token_id)
-        hidden = decoder_states(self.t5, inputs, encoder_states, prompt_mask)
+        hidden = decoder_states(self.t5, inputs, self.cross(encoder_states, projected), prompt_mask)
         taken = hidden[mask]
         if self.t5.config.scale_decoder_outputs:
             taken = taken * self.t5.config.d_model**-0.5
@@ -190,6 +215,16 @@ class Policy(nn.Module):
             if folder.exists():
                 folder.rename(Path(partial) / "previous")
             written.rename(folder)
+
+
+def _add_adapters(linear: nn.Module, states: Tensor, frozen: Tensor) -> Tensor:
+    """A linear layer's output, split into heads, when that of its frozen weight is known. (batch, heads, length, d_kv)"""
+    if not hasattr(linear, "base_layer") or linear.disable_adapters:
+        return frozen
+    for adapter in linear.active_adapters:
+        inner = linear.lora_A[adapter](linear.lora_dropout[adapter](states))
+        frozen = frozen + split_heads(linear.lora_B[adapter](inner) * linear.scaling[adapter], frozen.shape[1])
+    return frozen
 
 
 def load_base(base_model: str) -> T5ForConditionalGeneration:

@@ -152,11 +152,18 @@ class PPOModule(L.LightningModule):
         """Samples one summary a dialogue; what is not known yet is zero."""
         hparams, ranks = self.hparams, self.trainer.world_size
         encoder_states = self.policy.encode(batch.prompt_ids, batch.prompt_mask)
+        projected = self.policy.project(encoder_states)
         # Drawn for the rows of all ranks: each rank takes those that it would have in a single process.
         uniforms = torch.rand(ranks * len(batch.ids), hparams.max_new_tokens, generator=self.generator("sample"))
         uniforms = uniforms[self.global_rank :: ranks].to(self.device)
         responses = generate(
-            self.policy, encoder_states, batch.prompt_mask, hparams.max_new_tokens, hparams.temperature, uniforms
+            self.policy,
+            encoder_states,
+            batch.prompt_mask,
+            hparams.max_new_tokens,
+            hparams.temperature,
+            uniforms,
+            projected,
         )
         mask = response_mask(responses, self.policy.t5.config.eos_token_id)
         return Rollout(
@@ -166,6 +173,7 @@ class PPOModule(L.LightningModule):
             responses,
             mask,
             *[torch.zeros_like(mask, dtype=torch.float32)] * 4,
+            projected=projected if self.policy.encoder_is_frozen else None,
         )
 
     def samples(self, batch: Batch, responses: Tensor, mask: Tensor) -> Samples:
@@ -215,6 +223,7 @@ class PPOModule(L.LightningModule):
             rollout.mask,
             self.hparams.temperature,
             encoder_states,
+            rollout.projected,
         )
 
     def pieces(self, rollout: Rollout) -> Iterator[Rollout]:

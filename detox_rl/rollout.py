@@ -20,6 +20,7 @@ class Rollout(NamedTuple):
         values: value of the state in which each token was taken. (batch, time)
         advantages: whitened over the real tokens of all ranks. (batch, time)
         returns: targets of the value head. (batch, time)
+        projected: output of `Policy.project`; None where a trained encoder moves. (2 * blocks, batch, heads, prompt, d_kv)
     """
 
     prompt_ids: Tensor
@@ -31,13 +32,16 @@ class Rollout(NamedTuple):
     values: Tensor
     advantages: Tensor
     returns: Tensor
+    projected: Tensor | None = None
 
     def rows(self, index: Tensor) -> "Rollout":
         """The chosen rows, with the padding that none of them needs cut off."""
         prompt = int(self.prompt_mask[index].sum(-1).max())
         time = int(self.mask[index].sum(-1).max())
         widths = {"prompt_ids": prompt, "prompt_mask": prompt, "encoder_states": prompt}
-        return Rollout(*(field[index, : widths.get(name, time)] for name, field in zip(self._fields, self)))
+        *fields, _ = zip(self._fields, self)  # the last one has its rows in another place
+        kept = [field[index, : widths.get(name, time)] for name, field in fields]
+        return Rollout(*kept, None if self.projected is None else self.projected.index_select(1, index)[..., :prompt, :])
 
 
 def minibatches(rollout: Rollout, size: int, generator: torch.Generator | None = None) -> Iterator[Rollout]:

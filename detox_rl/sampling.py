@@ -10,7 +10,7 @@ from transformers.activations import ACT2FN
 
 from detox_rl.decoder import compute_dtype, padding_bias, rms_norm
 from detox_rl.functional.masking import response_mask
-from detox_rl.linear import packed, product
+from detox_rl.linear import packed
 from detox_rl.policy import Policy
 
 COMPACT_EVERY = 4  # steps between two looks at which rows have ended: each look waits for the device
@@ -45,9 +45,17 @@ class StepDecoder:
         encoder_states: (batch, prompt, d_model)
         prompt_mask: True = real token. (batch, prompt)
         max_new_tokens: length of the cache.
+        projected: output of `Policy.project`, if at hand.
     """
 
-    def __init__(self, policy: Policy, encoder_states: Tensor, prompt_mask: Tensor, max_new_tokens: int) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        encoder_states: Tensor,
+        prompt_mask: Tensor,
+        max_new_tokens: int,
+        projected: Tensor | None = None,
+    ) -> None:
         self.t5 = policy.t5
         config, device = self.t5.config, encoder_states.device
         self.dtype = compute_dtype(self.t5, device)
@@ -55,7 +63,7 @@ class StepDecoder:
         self.lm_head = packed(policy.weight(self.t5.lm_head).to(self.dtype))
         self.scale = config.d_model**-0.5 if config.scale_decoder_outputs else 1.0
         self.layers = [self._read_layer(policy, block) for block in self.t5.decoder.block]
-        self.cross = [self._cross_cache(policy, block, encoder_states) for block in self.t5.decoder.block]
+        self.cross = policy.cross(encoder_states, policy.project(encoder_states) if projected is None else projected)
         self.cross_bias = padding_bias(prompt_mask, self.dtype)
         attention = self.t5.decoder.block[0].layer[0].SelfAttention
         # A growing slice of a bf16 cache would be copied at each step before it is multiplied; one of fp32 is not.
@@ -84,17 +92,6 @@ class StepDecoder:
             product(*wi),
             product(dense.wo),
         )
-
-    def _cross_cache(self, policy: Policy, block: nn.Module, encoder_states: Tensor) -> tuple[Tensor, Tensor]:
-        cross = block.layer[1].EncDecAttention
-        states = encoder_states.to(self.dtype)
-        return tuple(
-            self._split(product(states, policy.weight(linear).to(self.dtype))) for linear in (cross.k, cross.v)
-        )
-
-    def _split(self, states: Tensor) -> Tensor:
-        """(batch, time, heads * d_kv) -> (batch, heads, time, d_kv)"""
-        return states.unflatten(-1, (self.heads, -1)).transpose(1, 2).contiguous()
 
     def _attend(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
         """One query a row. (batch, heads * d_kv) -> (batch, heads * d_kv); T5 does not scale its scores."""
@@ -156,6 +153,7 @@ def generate(
     max_new_tokens: int,
     temperature: float = 1.0,
     uniforms: Tensor | None = None,
+    projected: Tensor | None = None,
 ) -> Tensor:
     """Summaries by pure sampling (no top-k, no top-p, no processor but temperature), or greedily.
 
@@ -169,12 +167,13 @@ def generate(
         max_new_tokens: a response is cut there.
         temperature: of the sampling.
         uniforms: in [0, 1); None decodes greedily. (batch, max_new_tokens)
+        projected: output of `Policy.project`, if at hand.
 
     Returns:
         Ids, padded after the EOS; as long as the longest response. (batch, time)
     """
     config, device, batch = policy.t5.config, encoder_states.device, len(encoder_states)
-    decoder = StepDecoder(policy, encoder_states, prompt_mask, max_new_tokens)
+    decoder = StepDecoder(policy, encoder_states, prompt_mask, max_new_tokens, projected)
     responses = torch.full((batch, max_new_tokens), config.pad_token_id, device=device)
     rows = torch.arange(batch, device=device)
     tokens = torch.full((batch,), config.decoder_start_token_id, device=device)

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, LogitsProcessor, LogitsProcessorList, T5Config, T5ForConditionalGeneration
 
 from detox_rl import embedded, sampling
+from detox_rl.cli import reuse_freed_memory
 from detox_rl.datamodule import Batch
 from detox_rl.policy import Policy
 from detox_rl.ppo_module import PPOModule
@@ -106,6 +107,7 @@ class WordCount:
 
 def iterations(config: dict, channel: Channel) -> None:
     """PPO iterations, until nobody asks any more."""
+    reuse_freed_memory()  # as the commands do
     setting = SETTINGS[config["setting"]]
     sampling.StepDecoder = ForcedDecoder
     module = PPOModule(
@@ -127,6 +129,7 @@ def iterations(config: dict, channel: Channel) -> None:
 @torch.no_grad()
 def decoding(config: dict, channel: Channel) -> None:
     """Greedy decoding, encoder included, by our loop or by `transformers.generate`, as each request says."""
+    reuse_freed_memory()  # serves both
     sampling.StepDecoder = ForcedDecoder
     policy = Policy(config["model"]).to(DEVICE)
     models = {

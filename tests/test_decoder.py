@@ -6,7 +6,7 @@ from conftest import make_t5
 from peft import LoraConfig, get_peft_model
 from transformers import T5ForConditionalGeneration
 
-from detox_rl.decoder import attend, decoder_states
+from detox_rl.decoder import attend, decoder_states, split_heads
 
 VARIANTS = {
     "gated": {},
@@ -29,13 +29,19 @@ def theirs(model: T5ForConditionalGeneration, inputs, states, mask) -> torch.Ten
     ).last_hidden_state
 
 
+def ours(model: T5ForConditionalGeneration, inputs, states, mask) -> torch.Tensor:
+    attentions = [block.layer[1].EncDecAttention for block in model.decoder.block]
+    cross = [tuple(split_heads(linear(states), model.config.num_heads) for linear in (a.k, a.v)) for a in attentions]
+    return decoder_states(model, inputs, cross, mask)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_states_are_those_of_transformers(variant):
     model = make_t5(50, **VARIANTS[variant])
     inputs, states, mask = inputs_of()
     with torch.no_grad():
         torch.testing.assert_close(
-            decoder_states(model, inputs, states, mask), theirs(model, inputs, states, mask), rtol=1e-4, atol=1e-4
+            ours(model, inputs, states, mask), theirs(model, inputs, states, mask), rtol=1e-4, atol=1e-4
         )
 
 
@@ -44,7 +50,7 @@ def test_gradients_are_those_of_transformers():
     adapted = get_peft_model(make_t5(50), lora)
     inputs, states, mask = inputs_of()
     model, gradients = adapted.base_model.model, []
-    for run in (decoder_states, theirs):
+    for run in (ours, theirs):
         source = states.clone().requires_grad_()
         adapted.zero_grad()
         run(model, inputs, source, mask).square().sum().backward()
@@ -60,21 +66,21 @@ def test_neither_the_future_nor_pads_are_seen():
     model = make_t5(50)
     inputs, states, mask = inputs_of()
     with torch.no_grad():
-        seen = decoder_states(model, inputs, states, mask)
+        seen = ours(model, inputs, states, mask)
         later = inputs.clone()
         later[:, 5:] = 7
-        assert torch.equal(decoder_states(model, later, states, mask)[:, :5], seen[:, :5])
+        assert torch.equal(ours(model, later, states, mask)[:, :5], seen[:, :5])
         other = states.masked_fill(~mask.unsqueeze(-1), 1e4)
-        assert torch.equal(decoder_states(model, inputs, other, mask), seen)
+        assert torch.equal(ours(model, inputs, other, mask), seen)
 
 
 def test_attention_by_hand():
     """One head of width one, identity projections: softmax of q * k over what is not left out."""
 
     class Identity:
-        q = k = v = o = staticmethod(lambda states: states)
+        q = o = staticmethod(lambda states: states)
 
-    states, source = torch.tensor([[[2.0]]]), torch.tensor([[[1.0], [0.5], [9.0]]])
+    states, source = torch.tensor([[[2.0]]]), torch.tensor([[[[1.0], [0.5], [9.0]]]])
     bias = torch.tensor([[[0.0, 0.0, torch.finfo(torch.float32).min]]])
     weights = torch.tensor([2.0, 1.0]).softmax(0)
-    assert attend(Identity, states, source, bias, heads=1).item() == pytest.approx(float(weights[0] + 0.5 * weights[1]))
+    assert attend(Identity, states, source, source, bias).item() == pytest.approx(float(weights[0] + 0.5 * weights[1]))

@@ -18,19 +18,22 @@ def rollout(shapes: list[tuple[int, int]]) -> Rollout:
     masks = [torch.arange(int(lengths.max())) < lengths for lengths in (prompts, times)]
     fields = {"prompt_mask": masks[0], "mask": masks[1]}
     for number, name in enumerate(Rollout._fields):
-        if name not in fields:
+        if name not in (*fields, "projected"):
             mask = masks[0] if name in PROMPT_FIELDS else masks[1]
             values = 1000.0 * number + torch.arange(mask.numel()).view(mask.shape)
             fields[name] = values.masked_fill(~mask, -1.0)
     fields["encoder_states"] = fields["encoder_states"].unsqueeze(-1).repeat(1, 1, 3)
+    rows = torch.arange(float(len(shapes))).view(1, -1, 1, 1, 1)
+    fields["projected"] = (rows + torch.zeros(4, 1, 2, masks[0].shape[1], 3)).masked_fill(~masks[0][:, None, :, None], -1.0)
     return Rollout(**fields)
 
 
 def real(batch: Rollout, row: int) -> list[list]:
     """What a row holds outside its pads."""
     prompt, time = int(batch.prompt_mask[row].sum()), int(batch.mask[row].sum())
-    fields = zip(batch._fields, batch)
-    return [field[row, : prompt if name in PROMPT_FIELDS else time].tolist() for name, field in fields]
+    *fields, (_, projected) = zip(batch._fields, batch)
+    columns = [field[row, : prompt if name in PROMPT_FIELDS else time].tolist() for name, field in fields]
+    return [*columns, projected[:, row, :, :prompt].tolist()]
 
 
 @given(shapes, st.integers(1, 10), st.integers(0, 99))
@@ -44,7 +47,10 @@ def test_every_row_once_with_all_it_holds(shapes, size, seed):
         assert part.prompt_mask.any(0).all()  # no column of pads alone
         assert part.mask.any(0).all()
         assert part.encoder_states.shape == (*part.prompt_mask.shape, 3)
-        assert {field.shape for field in part[-4:]} == {part.mask.shape}
+        assert part.projected.shape == (4, len(part.mask), 2, part.prompt_mask.shape[1], 3)
+        assert {field.shape for field in part[-5:-1]} == {part.mask.shape}
+    bare = next(minibatches(whole._replace(projected=None), size))
+    assert bare.projected is None
 
 
 def test_order_comes_from_the_generator():
