@@ -132,25 +132,25 @@ def decoding(config: dict, channel: Channel) -> None:
     reuse_freed_memory()  # serves both
     sampling.StepDecoder = ForcedDecoder
     policy = Policy(config["model"]).to(DEVICE)
-    models = {
-        dtype: T5ForConditionalGeneration.from_pretrained(config["model"], dtype=dtype).to(DEVICE).eval()
-        for dtype in ("float32", "bfloat16")
-    }
+    load = T5ForConditionalGeneration.from_pretrained
+    models = {precision: load(config["model"]).to(DEVICE).eval() for precision in ("32-true", "bf16-true")}
+    models["bf16-true"].to(torch.bfloat16)
+    models["bf16-mixed"] = models["32-true"]
     for request in channel.requests():
         ids, mask = (tensor.to(DEVICE) for tensor in pad(request["prompts"]))
         lengths = torch.tensor(request["lengths"], device=DEVICE)
-        side, dtype = request["side"].split()
+        side, precision = request["side"].split()
         start = time.perf_counter()
-        if side == "ours":
-            ForcedDecoder.lengths = lengths
-            with torch.autocast(DEVICE, torch.bfloat16, enabled=dtype == "bfloat16"):
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=precision == "bf16-mixed"):
+            if side == "ours":
+                ForcedDecoder.lengths = lengths
                 tokens = sampling.generate(policy, policy.encode(ids, mask), mask, config["summary"])
-        else:
-            processors = LogitsProcessorList([ForcedEOS(lengths, policy.t5.config.eos_token_id)])
-            tokens = models[dtype].generate(
-                input_ids=ids, attention_mask=mask, max_new_tokens=config["summary"], do_sample=False, num_beams=1,
-                logits_processor=processors,
-            )[:, 1:]  # fmt: skip
+            else:
+                processors = LogitsProcessorList([ForcedEOS(lengths, policy.t5.config.eos_token_id)])
+                tokens = models[precision].generate(
+                    input_ids=ids, attention_mask=mask, max_new_tokens=config["summary"], do_sample=False, num_beams=1,
+                    logits_processor=processors,
+                )[:, 1:]  # fmt: skip
         if DEVICE == "cuda":
             torch.cuda.synchronize()
         channel.reply(seconds=time.perf_counter() - start, tokens=tokens.tolist())
