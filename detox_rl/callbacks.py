@@ -97,7 +97,7 @@ class LastCheckpoint(Callback):
 
     def _save(self, trainer: L.Trainer) -> None:
         if self.whole and last_checkpoint(trainer):
-            trainer.save_checkpoint(last_checkpoint(trainer))
+            trainer.save_checkpoint(last_checkpoint(trainer), weights_only=False)  # else Lightning says at each step that it is
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         last = last_checkpoint(trainer)

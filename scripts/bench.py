@@ -262,11 +262,13 @@ def plot(picture: str, files: list[str]) -> None:
     from matplotlib import pyplot
 
     results = [json.loads(Path(file).read_text()) for file in files]
-    label = "{shape}, {setting}, PPO epochs {epochs}, batch {batch}, {peer_mode}"
+    label = "FLAN-T5-{shape}, batch {batch}, PPO epochs {epochs}\nours: {setting}, TRL: {peer_mode}"
     names = [label.format(**result["arguments"]) for result in results]
-    figure, axes = pyplot.subplots(figsize=(8, 1 + 0.4 * len(names)), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(8, 1 + 0.5 * len(names)), layout="constrained")
     bars = axes.barh(names, [result["ratio_vs_trl"] for result in results])
-    axes.bar_label(bars, fmt="%.1fx")
+    axes.bar_label(bars, fmt=" %.1fx")
+    axes.margins(x=0.12)
+    axes.spines[["top", "right"]].set_visible(False)
     axes.axvline(1.0, color="black", linewidth=0.8)
     axes.set_xlabel("seconds an iteration of TRL 0.11.4 / ours")
     axes.invert_yaxis()
