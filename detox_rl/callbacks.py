@@ -195,12 +195,17 @@ def load_trained(module: L.LightningModule, path: str) -> None:
 def last_checkpoint(trainer: L.Trainer) -> Path | None:
     """Where `LastCheckpoint` writes; None if the run keeps no checkpoints."""
     best = trainer.checkpoint_callback
-    return Path(best.dirpath) / "last.ckpt" if best and best.dirpath else None
+    return Path(best.dirpath) / "last.ckpt" if best and best.dirpath and not trainer.fast_dev_run else None
 
 
 def validation_is_due(trainer: L.Trainer) -> bool:
-    """Whether the batch that just ended is one after which this run validates."""
-    return bool(trainer.val_check_batch) and (trainer.fit_loop.total_batch_idx + 1) % trainer.val_check_batch == 0
+    """Whether the batch that just ended is one after which this run validates, by the rule of Lightning's training loop."""
+    if not (trainer.enable_validation and trainer.val_check_batch):
+        return False
+    if trainer.check_val_every_n_epoch is None:
+        return (trainer.fit_loop.total_batch_idx + 1) % trainer.val_check_batch == 0
+    due = (trainer.current_epoch + 1) % trainer.check_val_every_n_epoch == 0
+    return due and (trainer.fit_loop.batch_idx + 1) % trainer.val_check_batch == 0
 
 
 def all_ranks(rows: list, trainer: L.Trainer) -> list:

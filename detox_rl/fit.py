@@ -48,7 +48,7 @@ def closing_summary(cli: DetoxCLI) -> str:
     return "\n".join([
         "Validation, warm start -> last step:", *lines,
         f"Adapter (best):  {folder}/adapter",
-        *([f"Checkpoints:     {last.parent}   (go on with --ckpt_path {last})"] if last else []),
+        *([f"Checkpoints:     {last.parent}   (go on with --ckpt_path {last})"] if last and last.exists() else []),
         f"Samples:         {folder}/samples",
         f"Evaluate:        python -m detox_rl.evaluate {folder}",
         f"Watch:           tensorboard --logdir {folder}",

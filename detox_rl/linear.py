@@ -35,7 +35,7 @@ def frozen_linear(states: Tensor, weight: Tensor) -> Tensor:
 
 
 class FrozenLinear(nn.Linear):
-    """A linear layer without bias whose weight gets no gradient."""
+    """A linear layer without bias whose weight is never trained."""
 
     def forward(self, states: Tensor) -> Tensor:
         return frozen_linear(states, self.weight)
@@ -62,7 +62,7 @@ class _Product(torch.autograd.Function):
 
 
 def _onednn_takes(weight: Tensor) -> bool:
-    if weight.device.type not in ("cpu", "mkldnn") or not torch.backends.mkldnn.is_available():
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     return weight.dtype == torch.float32 or (
         weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -190,7 +190,8 @@ class Policy(nn.Module):
     def store_frozen_weights(self, dtype: torch.dtype) -> None:
         """Keeps the frozen matrices in `dtype`, which is what autocast would round them to at each use."""
         for name, module in self.t5.named_modules():
-            if isinstance(module, nn.Linear) and not module.weight.requires_grad and "lora_" not in name:
+            frozen = isinstance(module, nn.Linear) and not module.weight.requires_grad and "lora_" not in name
+            if frozen and module.weight is not self.t5.shared.weight:  # embeddings are looked up as they are
                 module.to(dtype)
         for parameter in self.t5.parameters():
             parameter.data = parameter.data.clone()  # what was loaded is a view of the file, which stays in memory as a whole

@@ -390,9 +390,13 @@ class PPOModule(L.LightningModule):
     def greedy(self, batch: Batch) -> tuple[Samples, Tensor]:
         """Greedy summaries of the active model, and its KL to the reference on them (nats per summary)."""
         states = self.policy.encode(batch.prompt_ids, batch.prompt_mask)
-        responses = generate(self.policy, states, batch.prompt_mask, self.hparams.max_new_tokens)
+        projected = self.policy.project(states)
+        responses = generate(
+            self.policy, states, batch.prompt_mask, self.hparams.max_new_tokens, projected=projected
+        )
         mask = response_mask(responses, self.policy.t5.config.eos_token_id)
-        inputs = (batch.prompt_ids, batch.prompt_mask, responses, mask, self.hparams.temperature)
+        at_hand = (states, projected) if self.policy.encoder_is_frozen else ()
+        inputs = (batch.prompt_ids, batch.prompt_mask, responses, mask, self.hparams.temperature, *at_hand)
         logprobs = self.policy(*inputs).logprobs
         with self.policy.reference():
             kl = k1(logprobs, self.policy(*inputs).logprobs).sum(-1).mean()

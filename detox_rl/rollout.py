@@ -47,6 +47,9 @@ class Rollout(NamedTuple):
 def minibatches(rollout: Rollout, size: int, generator: torch.Generator | None = None) -> Iterator[Rollout]:
     """Every row once, `size` rows at a time, in an order drawn from `generator`; without one, as they stand."""
     rows = len(rollout.responses)
+    if generator is None and size >= rows:  # nothing to choose: no copies
+        yield rollout
+        return
     order = torch.arange(rows) if generator is None else torch.randperm(rows, generator=generator)
     for index in order.to(rollout.responses.device).split(size):
         yield rollout.rows(index)

@@ -77,20 +77,20 @@ class StepDecoder:
         self.time = 0
 
     def _read_layer(self, policy: Policy, block: nn.Module) -> _Layer:
-        product = lambda *linears: packed(torch.cat([policy.weight(linear).to(self.dtype) for linear in linears]))
+        fold = lambda *linears: packed(torch.cat([policy.weight(linear).to(self.dtype) for linear in linears]))
         self_attention, cross_attention, ff = block.layer[0], block.layer[1], block.layer[2]
         attention, cross, dense = self_attention.SelfAttention, cross_attention.EncDecAttention, ff.DenseReluDense
         wi = [dense.wi_0, dense.wi_1] if hasattr(dense, "wi_0") else [dense.wi]
         return _Layer(
             self_attention.layer_norm,
-            product(attention.q, attention.k, attention.v),
-            product(attention.o),
+            fold(attention.q, attention.k, attention.v),
+            fold(attention.o),
             cross_attention.layer_norm,
-            product(cross.q),
-            product(cross.o),
+            fold(cross.q),
+            fold(cross.o),
             ff.layer_norm,
-            product(*wi),
-            product(dense.wo),
+            fold(*wi),
+            fold(dense.wo),
         )
 
     def _attend(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:

@@ -11,13 +11,13 @@ import argparse
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import torch
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from rouge_score.rouge_scorer import RougeScorer
 from safetensors.torch import load_file
@@ -29,9 +29,9 @@ from detox_rl import embedded
 from detox_rl.report import paired
 
 SETTINGS = {
-    "default (bf16, decoder)": [],
+    "default (bf16, decoder)": ["--trainer.precision", "bf16-mixed"],
     "fp32": ["--trainer.precision", "32-true"],
-    "LoRA everywhere": ["--model.warm_start", "{wide}"],
+    "LoRA everywhere": ["--trainer.precision", "bf16-mixed", "--model.warm_start", "{wide}"],
 }
 
 
@@ -41,8 +41,10 @@ def widen(folder: Path) -> None:
     config = json.loads((source / "adapter_config.json").read_text())
     base = T5ForConditionalGeneration.from_pretrained(embedded.base_model())
     options = {name: config[name] for name in ("r", "lora_alpha", "lora_dropout", "task_type")}
+    torch.manual_seed(0)
     model = get_peft_model(base, LoraConfig(target_modules=r".*\.(q|v)", **options))
-    set_peft_model_state_dict(model, load_file(source / "adapter_model.safetensors"))
+    placed = set_peft_model_state_dict(model, load_file(source / "adapter_model.safetensors"))
+    assert not placed.unexpected_keys
     model.save_pretrained(folder)
 
 
@@ -73,7 +75,7 @@ def _scalars(file: Path, name: str) -> list:
 
 
 def per_dialogue(runs: list[Path]) -> dict[str, np.ndarray]:
-    """Means over the seeds, one a dialogue: toxicity of the rude ones by either judge, ROUGE-L in points of all."""
+    """Toxicity of the rude dialogues by either judge, ROUGE-L in points of all. (seeds, dialogues) each"""
     scorer = RougeScorer(["rougeL"], use_stemmer=True)
     tables = [[json.loads(line) for line in (run / "before_after.jsonl").open(encoding="utf-8")] for run in runs]
     judges = json.loads((runs[0] / "before_after.json").read_text())["judges"]
@@ -81,19 +83,24 @@ def per_dialogue(runs: list[Path]) -> dict[str, np.ndarray]:
     columns["ROUGE-L"] = [
         [100 * scorer.score(row["reference"], row["after"])["rougeL"].fmeasure for row in rows] for rows in tables
     ]
-    return {name: np.mean(values, axis=0) for name, values in columns.items()}
+    return {name: np.array(values) for name, values in columns.items()}
 
 
 def compare(runs: dict[str, list[Path]]) -> dict:
-    """Every setting against the first: mean, and the 95 % paired interval of default - setting over dialogues."""
+    """Every setting against the first: mean over seeds and dialogues, and default - setting with its 95 % interval.
+
+    The interval is that of other dialogues for these runs; what other seeds would do shows in `by_seed`.
+    """
     columns = {setting: per_dialogue(paths) for setting, paths in runs.items()}
     default = next(iter(columns.values()))
     result = {}
     for setting, own in columns.items():
         # What the approximation changes is default - setting, so `paired` reads from setting to default.
-        changes = {name: paired(own[name].tolist(), default[name].tolist()) for name in own}
-        seconds = [curve(run, f"time/ppo/{phase}")[1] for run in runs[setting] for phase in ("sample", "evaluate", "update")]
-        result[setting] = changes | {"seconds_per_iteration": sum(map(statistics.median, seconds)) / len(runs[setting])}
+        result[setting] = {
+            name: paired(own[name].mean(0).tolist(), default[name].mean(0).tolist())
+            | {"by_seed": (default[name] - own[name]).mean(1).tolist()}
+            for name in own
+        }
     return result
 
 
@@ -133,10 +140,11 @@ def main() -> None:
     (options.folder / "curves.json").write_text(json.dumps(result, indent=2) + "\n")
     draw(runs, options.folder / "curves.png")
     for setting, changes in result.items():
-        print(f"{setting}: {changes.pop('seconds_per_iteration'):.2f} s an iteration")
+        print(setting)
         for name, change in changes.items():
-            interval = f"[{change['ci_low']:+.3f}, {change['ci_high']:+.3f}]"
-            print(f"  {name:<24}{change['before']:8.3f}   default - this {change['after'] - change['before']:+.3f} {interval}, n = {change['n']}")
+            interval = f"[{change['ci_low']:+.3f}, {change['ci_high']:+.3f}], n = {change['n']}"
+            seeds = ", ".join(f"{value:+.3f}" for value in change["by_seed"])
+            print(f"  {name:<20}{change['before']:8.3f}   default - this {change['after'] - change['before']:+.3f} {interval}; by seed {seeds}")
 
 
 if __name__ == "__main__":

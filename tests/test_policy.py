@@ -464,6 +464,16 @@ def test_two_updates_in_one_autocast_see_the_new_weights(tiny_t5, tiny_adapter, 
                 assert torch.equal(one, other)
 
 
+def test_tied_embeddings_are_not_rounded(tiny_tokenizer, tiny_prompts, tmp_path):
+    policy = Policy(save_t5(make_t5(len(tiny_tokenizer), tied=True), tiny_tokenizer, tmp_path))
+    scores = []
+    for _ in range(2):
+        with precision("bf16"):
+            scores.append(policy(*tiny_prompts, RESPONSES, MASK, 1.0).logprobs)
+        policy.store_frozen_weights(torch.bfloat16)
+    assert torch.equal(*scores)
+
+
 @pytest.mark.parametrize("warm_start", WARM, indirect=True)
 def test_frozen_weights_in_bf16_change_no_score(tiny_t5, warm_start, tiny_prompts, tmp_path):
     policy = Policy(tiny_t5, warm_start)
