@@ -514,7 +514,8 @@ def test_generators_are_functions_of_seed_iteration_and_purpose(tiny_t5):
 def test_the_reference_is_decoded_once_in_validation(tiny_t5, monkeypatch):
     module = make_module(tiny_t5)
     calls, generate = [], ppo_module.generate
-    monkeypatch.setattr(ppo_module, "generate", lambda *args: calls.append(len(args)) or generate(*args))
+    counted = lambda *args, **options: calls.append(len(args)) or generate(*args, **options)
+    monkeypatch.setattr(ppo_module, "generate", counted)
     train(module, [make_batch(4)] * 2, validation=[make_batch(4, seed=9)], val_check_interval=1)
     assert len(calls) == 2 + 2 + 1  # two rollouts, two validations, and the reference once
 
