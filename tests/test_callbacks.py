@@ -118,20 +118,6 @@ def test_a_dry_run_keeps_nothing(tiny_t5, tmp_path):
     assert not list(tmp_path.glob("*.ckpt"))
 
 
-@pytest.mark.parametrize("options", [{"limit_val_batches": 0}, {"check_val_every_n_epoch": 2, "val_check_interval": 1.0}])
-def test_the_last_checkpoint_waits_for_no_validation_that_never_comes(options, tiny_t5, tmp_path):
-    callbacks = [LastCheckpoint(), ModelCheckpoint(tmp_path, monitor="val/kl", save_top_k=1)]
-    options = {"val_check_interval": 1} | options
-    train(make_module(tiny_t5), batches(3), validation=batches(1), folder=tmp_path, logger=False, callbacks=callbacks, max_steps=3, **options)
-    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 3
-
-
-def test_a_dry_run_keeps_nothing(tiny_t5, tmp_path):
-    callbacks = [LastCheckpoint(), ModelCheckpoint(tmp_path)]
-    train(make_module(tiny_t5), batches(3), folder=tmp_path, logger=False, callbacks=callbacks, fast_dev_run=True)
-    assert not list(tmp_path.glob("*.ckpt"))
-
-
 def test_the_checkpoint_of_a_stop_knows_what_the_guard_saw(tiny_t5, tmp_path):
     guard = CollapseGuard(max_length_ratio=0.0, min_length_ratio=0.0, patience=10)
     callbacks = [LastCheckpoint(), guard, At(1, send(signal.SIGTERM)), ModelCheckpoint(tmp_path)]
