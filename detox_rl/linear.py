@@ -15,16 +15,35 @@ def product(states: Tensor, weight: Tensor) -> Tensor:
     """states @ weight.T, without gradients. (..., in), (out, in) -> (..., out)"""
     if not _onednn_takes(weight):
         return F.linear(states, weight)
-    return torch.ops.mkldnn._linear_pointwise(states, weight, None, "none", [], "")
+    ahead, _ = getattr(weight, "laid_out", (weight, None))
+    return torch.ops.mkldnn._linear_pointwise(states, ahead, None, "none", [], "")
+
+
+def product_back(grad: Tensor, weight: Tensor) -> Tensor:
+    """grad @ weight, which a product with that weight hands back. (..., out), (out, in) -> (..., in)"""
+    if not _onednn_takes(weight):
+        return grad @ weight
+    _, back = getattr(weight, "laid_out", (None, weight.T))
+    return torch.ops.mkldnn._linear_pointwise(grad, back, None, "none", [], "")
+
+
+def lay_out(weight: Tensor) -> None:
+    """Keeps beside a frozen weight two copies of it, arranged once as oneDNN else does at each product, ahead or back.
+
+    They do not follow if the weight is changed.
+    """
+    if _onednn_takes(weight):
+        rearrange = torch.ops.mkldnn._reorder_linear_weight
+        weight.laid_out = rearrange(weight.detach()), rearrange(weight.detach().T.contiguous())
 
 
 def packed(weight: Tensor) -> Callable[[Tensor], Tensor]:
     """`product` with one weight, ready to be taken many times for a few rows: most of its time is spent on rearranging
     the weight, which is done here. (rows, in) -> (rows, out)
     """
-    if not _onednn_takes(weight):
-        return partial(F.linear, weight=weight)
-    return partial(product, weight=torch.ops.mkldnn._reorder_linear_weight(weight))
+    if _onednn_takes(weight) and not hasattr(weight, "laid_out"):
+        weight = torch.ops.mkldnn._reorder_linear_weight(weight)
+    return partial(product, weight=weight)
 
 
 def frozen_linear(states: Tensor, weight: Tensor) -> Tensor:
@@ -58,7 +77,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
         (weight,) = ctx.saved_tensors
-        return product(grad, weight.T), None
+        return product_back(grad, weight), None
 
 
 def _onednn_takes(weight: Tensor) -> bool:

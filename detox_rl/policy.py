@@ -19,7 +19,7 @@ from detox_rl import embedded
 from detox_rl.decoder import compute_dtype, decoder_states, split_heads
 from detox_rl.functional.logprobs import linear_logprobs
 from detox_rl.functional.masking import shift_right
-from detox_rl.linear import freeze_linears, frozen_linear
+from detox_rl.linear import freeze_linears, frozen_linear, lay_out
 
 POLICY, REFERENCE = "policy", "reference"
 
@@ -195,6 +195,8 @@ class Policy(nn.Module):
                 module.to(dtype)
         for parameter in self.t5.parameters():
             parameter.data = parameter.data.clone()  # what was loaded is a view of the file, which stays in memory as a whole
+        if self.t5.lm_head.weight.dtype == dtype:  # the widest product; for the others it saves less than copies cost
+            lay_out(self.t5.lm_head.weight)
 
     def save_adapter(self, folder: str | Path) -> None:
         """Writes the policy's adapter so that plain `PeftModel.from_pretrained(base, folder)` loads it.

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from detox_rl.linear import FrozenLinear, freeze_linears, packed, product
+from detox_rl.linear import FrozenLinear, freeze_linears, lay_out, packed, product, product_back
 
 SIZES = st.integers(1, 70)
 
@@ -21,8 +21,19 @@ def test_products_are_those_of_linear(dtype, tolerance, rows, width, out, seed):
     for taken in (product(states.to(dtype), weight.to(dtype)), packed(weight.to(dtype))(states.to(dtype))):
         assert taken.dtype == dtype
         torch.testing.assert_close(taken.double(), exact, rtol=tolerance, atol=tolerance * width**0.5)
-    transposed = product(states.to(dtype), weight.T.contiguous().to(dtype).T)  # as in a backward pass
-    torch.testing.assert_close(transposed.double(), exact, rtol=tolerance, atol=tolerance * width**0.5)
+    back = product_back(states.to(dtype), weight.T.contiguous().to(dtype))
+    torch.testing.assert_close(back.double(), exact, rtol=tolerance, atol=tolerance * width**0.5)
+
+
+@given(rows=SIZES, width=SIZES, out=SIZES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_weight_laid_out_beforehand_gives_the_same(dtype, rows, width, out):
+    weight, states, grad = (torch.randn(size, dtype=dtype) for size in ((out, width), (rows, width), (rows, out)))
+    expected = product(states, weight), product_back(grad, weight)
+    lay_out(weight)
+    for taken, other in zip((product(states, weight), product_back(grad, weight)), expected):
+        torch.testing.assert_close(taken, other)
+    torch.testing.assert_close(packed(weight)(states), expected[0])
 
 
 def test_one_weight_serves_any_number_of_rows():

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from detox_rl.linear import product
+from detox_rl.linear import product, product_back
 
 CHUNK = 128  # tokens whose logits exist at one time; (128, 32128) in fp32 is 16 MB, which a CPU's cache can hold
 
@@ -76,13 +76,13 @@ def _chunk(
     """Log-probs, entropies and, if wanted, d log p[token] / d hidden; the last two arguments are overwritten."""
     logits.copy_(product(hidden, weight)).div_(temperature)
     logits.sub_(logits.amax(-1, keepdim=True))
-    total = torch.exp(logits, out=p).sum(-1, keepdim=True)
-    taken = logits.gather(-1, tokens.unsqueeze(-1)) - total.log()
-    entropies = total.log() - logits.mul_(p).sum(-1, keepdim=True) / total
+    log_total = -torch.softmax(logits, -1, out=p).amax(-1, keepdim=True).log()  # the largest is exp(0) / total
+    taken = logits.gather(-1, tokens.unsqueeze(-1)) - log_total
+    entropies = log_total - logits.mul_(p).sum(-1, keepdim=True)
     if not gradient:
         return taken.squeeze(-1), entropies.squeeze(-1)
-    onehot_minus_p = p.div_(-total).scatter_add_(-1, tokens.unsqueeze(-1), torch.ones_like(taken))
-    return taken.squeeze(-1), entropies.squeeze(-1), _project(onehot_minus_p.to(weight.dtype), weight, temperature)
+    p_minus_onehot = p.scatter_add_(-1, tokens.unsqueeze(-1), -torch.ones_like(taken))
+    return taken.squeeze(-1), entropies.squeeze(-1), _project(p_minus_onehot.to(weight.dtype), weight, -temperature)
 
 
 def _entropy_gradient(hidden: Tensor, entropies: Tensor, weight: Tensor, temperature: float) -> Tensor:
@@ -93,5 +93,5 @@ def _entropy_gradient(hidden: Tensor, entropies: Tensor, weight: Tensor, tempera
 
 
 def _project(d_logits: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    projected = product(d_logits, weight.T)
+    projected = product_back(d_logits, weight)
     return projected.to(torch.promote_types(projected.dtype, torch.float32)) / temperature
