@@ -229,7 +229,7 @@ def test_scale_measures_what_fits_and_computes_the_rest(monkeypatch):
 
     monkeypatch.setattr(bench, "compare", compare)
     rows = bench.scale(bench.arguments(["--scale"]), "unused")["scale"]
-    assert seen[0] == ("none", 8, 200, 48, "small") and seen[-1] == ("none", 16, 200, 48, "base") and len(seen) == 9
-    assert [row["how"][:8] for row in rows] == ["measured"] * 9 + ["computed"] * 2
+    assert seen[0] == ("none", 8, 200, 48, "small") and seen[-1] == ("none", 16, 200, 48, "large") and len(seen) == 10
+    assert [row["how"][:8] for row in rows] == ["measured"] * 10 + ["computed"]
     xl = 16 * sum(operations(SHAPES["xl"], 200, 48, 4, 16, False).values())
     assert rows[-1]["seconds"]["median"] == pytest.approx(2.0 * xl / 4e12)
