@@ -9,11 +9,11 @@ import yaml
 from jsonargparse import ArgumentParser, auto_cli
 from lightning.pytorch.cli import ArgsType
 
+from detox_rl.classifiers import ProfanityCheck
 from detox_rl.cli import one_sentence_errors
 from detox_rl.datamodule import DialogueDataModule
-from detox_rl.ppo_module import first_classifier
 from detox_rl.report import before_after, before_after_text, draw, write_table
-from detox_rl.rewards import ProfanityCheck, Samples, default_rewards, total_score
+from detox_rl.rewards import Samples, default_rewards, first_classifier, total_score
 from detox_rl.summarize import Summarizer
 
 
@@ -34,7 +34,7 @@ def evaluate(
     Args:
         run: folder of a run of detox_rl.fit, with its config.yaml and adapter/.
         split: validation or test.
-        judges: classifiers of detox_rl.rewards by class_path; unset: the reward's own and, as an
+        judges: classifiers of detox_rl.classifiers by class_path; unset: the reward's own and, as an
             unseen one, ProfanityCheck.
         adapter: another trained adapter than RUN/adapter.
         limit: evaluate only this many dialogues (a seeded choice).

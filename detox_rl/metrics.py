@@ -28,7 +28,7 @@ class SummaryMetrics(MetricCollection):
     distinct2; each behind `prefix`.
 
     Args:
-        classifier: judge of toxicity, as in `detox_rl.rewards`; whoever moves the model moves it too.
+        classifier: judge of toxicity, as in `detox_rl.classifiers`; whoever moves the model moves it too.
         prefix: such as "val/".
     """
 

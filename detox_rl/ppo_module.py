@@ -27,7 +27,7 @@ from detox_rl.functional.masking import masked_sum, response_mask
 from detox_rl.functional.statistics import explained_variance, mean_std, moments, whiten
 from detox_rl.metrics import SummaryMetrics, text_statistics
 from detox_rl.policy import Policy, Scored
-from detox_rl.rewards import Samples, default_rewards, total_score
+from detox_rl.rewards import Samples, default_rewards, first_classifier, total_score
 from detox_rl.rollout import Rollout, minibatches
 from detox_rl.sampling import generate
 
@@ -479,17 +479,3 @@ def _check_options(options: Any) -> None:
         raise ValueError(
             f"model.temperature must be above 0, not {options.temperature}: PPO learns from samples that differ."
         )
-
-
-def first_classifier(rewards: list[Callable]) -> Callable:
-    """The classifier of the first term that has one; it is the judge of val/toxicity.
-
-    Raises:
-        ValueError: if no term has one.
-    """
-    for term in rewards:
-        if hasattr(term, "classifier"):
-            return term.classifier
-    raise ValueError(
-        "No reward has a classifier to measure val/toxicity with: add a detox_rl.rewards.NonToxicity term (weight 0 will do)."
-    )

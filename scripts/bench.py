@@ -261,8 +261,9 @@ def plot(picture: str, files: list[str]) -> None:
     from matplotlib import pyplot
 
     results = [json.loads(Path(file).read_text()) for file in files]
-    label = "FLAN-T5-{shape}, batch {batch}, PPO epochs {epochs}\nours: {setting}, TRL: {peer_mode}"
-    names = [label.format(**result["arguments"]) for result in results]
+    label = "FLAN-T5-{shape}, batch {batch}, PPO epochs {epochs}{lengths}\nours: {setting}, TRL: {peer_mode}"
+    lengths = [", real lengths" if result["arguments"]["ragged"] else "" for result in results]
+    names = [label.format(**result["arguments"], lengths=said) for result, said in zip(results, lengths)]
     figure, axes = pyplot.subplots(figsize=(8, 1 + 0.5 * len(names)), layout="constrained")
     bars = axes.barh(names, [result["ratio_vs_trl"] for result in results])
     axes.bar_label(bars, fmt=" %.1fx")
@@ -316,8 +317,9 @@ def main(argv: list[str] | None = None) -> None:
         print(f"Something else is running here (load average {load:.1f}): the figures will mean little.", flush=True)
     measure = compare_sampling if args.only else scale if args.scale else compare
     with tempfile.TemporaryDirectory() as folder:
-        result = {"arguments": vars(args), "load_average_before": load} | measure(args, folder)
-    text = json.dumps(result, indent=2, default=str)
+        settings = {name: value for name, value in vars(args).items() if not isinstance(value, Path)}
+        result = {"arguments": settings, "load_average_before": load} | measure(args, folder)
+    text = json.dumps(result, indent=2)
     print(text)
     if args.json:
         args.json.write_text(text + "\n")

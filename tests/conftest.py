@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from detox_rl import embedded
+from tiny_classifiers import detoxify_checkpoint, hate_speech
 
 torch.set_num_threads(1)
 # Each example costs milliseconds, but the machine may be busy; the same examples on every run.
@@ -234,3 +235,13 @@ def dialogue_files(tmp_path_factory) -> dict[str, dict[str, str]]:
             path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
             files[name][split] = str(path)
     return files
+
+
+@pytest.fixture(scope="session")
+def hate(tmp_path_factory) -> dict[str, str]:
+    return hate_speech(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def six_labels(tmp_path_factory) -> str:
+    return detoxify_checkpoint(tmp_path_factory)

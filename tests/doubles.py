@@ -10,7 +10,8 @@ import torch
 
 from detox_rl.batching import Batch, Row, collate
 from detox_rl.ppo_module import PPOModule
-from detox_rl.rewards import NonToxicity, Toxicity, clean_log_odds
+from detox_rl.classifiers import Toxicity, clean_log_odds
+from detox_rl.rewards import NonToxicity
 
 PAD, EOS = 0, 1
 

@@ -84,7 +84,7 @@ def test_the_same_figures_again_and_printed(run, result, capfd):
 
 
 def test_judges_of_the_command_line(run):
-    both = '[{"class_path": "doubles.VowelJudge"}, {"class_path": "detox_rl.rewards.Detoxify"}]'
+    both = '[{"class_path": "doubles.VowelJudge"}, {"class_path": "detox_rl.classifiers.Detoxify"}]'
     assert evaluated(run, "--judges", both)["judges"].keys() == {"vowels", "detoxify-embedded"}
 
 

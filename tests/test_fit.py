@@ -113,7 +113,7 @@ def test_the_closing_summary_says_where_everything_is(twice):
     assert "toxicity" in printed and "rougeL" in printed and "->" in printed
     for part in ("adapter", "checkpoints", "samples"):
         assert str(folder / part) in printed
-    assert f"detox_rl.evaluate" in printed and "--ckpt_path" in printed and "tensorboard --logdir" in printed
+    assert "detox_rl.evaluate" in printed and "--ckpt_path" in printed and "tensorboard --logdir" in printed
 
 
 def test_the_adapter_loads_with_plain_peft_and_says_the_same(run, tiny_t5, tiny_tokenizer):

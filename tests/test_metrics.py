@@ -17,7 +17,7 @@ from detox_rl.metrics import (
     rouge,
     toxicity,
 )
-from detox_rl.rewards import Toxicity
+from detox_rl.classifiers import Toxicity
 
 NAMES = ["rouge1", "rouge2", "rougeL", "bleu", "toxicity", "toxic_share", "length_ratio", "words"]
 NAMES += ["distinct1", "distinct2"]

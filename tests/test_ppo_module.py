@@ -26,8 +26,8 @@ from transformers import T5ForConditionalGeneration
 
 from detox_rl import ppo_module
 from detox_rl.batching import Batch
-from detox_rl.ppo_module import MAX_SKIPPED, PPOModule, first_classifier
-from detox_rl.rewards import NonToxicity, total_score
+from detox_rl.ppo_module import MAX_SKIPPED, PPOModule
+from detox_rl.rewards import NonToxicity, first_classifier, total_score
 
 # EOS only; one token and EOS; a pad that was sampled; cut at the limit; EOS as the last token that fits.
 RESPONSES = torch.tensor(

@@ -18,7 +18,8 @@ from doubles import (
 
 from detox_rl import fit, ppo_module
 from detox_rl.policy import Policy
-from detox_rl.rewards import NonToxicity, Toxicity
+from detox_rl.classifiers import Toxicity
+from detox_rl.rewards import NonToxicity
 from detox_rl.sampling import StepDecoder
 from detox_rl.self_check import SelfCheck, self_check
 

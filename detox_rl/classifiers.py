@@ -1,0 +1,184 @@
+"""Text in, toxicity out. The only file that knows detoxify and text classifiers.
+
+A classifier is any callable `classifier(texts) -> Toxicity`; it may have `to(device)`. One of your own is a class like
+those below, given to the commands by its `class_path`.
+"""
+
+import contextlib
+import math
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import detoxify
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from detox_rl.embedded import EMBEDDED, toxicity_checkpoint
+
+OFFICIAL_DETOXIFY = tuple(detoxify.detoxify.MODEL_URLS)
+CLASSIFIER_BATCH = 64
+MAX_LOG_ODDS = 6.0  # p = 0.0025 or 0.9975: the classifier is sure, and surer would be no better a summary
+
+
+class Toxicity(NamedTuple):
+    """What a classifier says of n texts, fp32 on the CPU."""
+
+    probability: Tensor  # of being toxic, in [0, 1]. (n,)
+    clean_logit: Tensor  # raw score of not being toxic, in the classifier's own unit. (n,)
+
+
+@torch.no_grad()
+def classify(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> Tensor:
+    """Logits of a text classifier in the order of `texts`, fp32 whatever the precision of the training around it.
+
+    Texts are batched by length, and cut at the classifier's longest input. Returns (n, labels), on the CPU.
+    """
+    logits = torch.empty(len(texts), model.config.num_labels)
+    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+    options = dict(padding=True, truncation=True, max_length=max_tokens(model, tokenizer), return_tensors="pt")
+    with torch.autocast(model.device.type, enabled=False):
+        for start in range(0, len(texts), CLASSIFIER_BATCH):
+            rows = order[start : start + CLASSIFIER_BATCH]
+            inputs = tokenizer([texts[row] for row in rows], **options).to(model.device)
+            logits[rows] = model(**inputs).logits.float().cpu()
+    return logits
+
+
+def max_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The longest input. The tokenizer alone does not know: its limit is 1e30 where nobody set one."""
+    positions = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
+    # RoBERTa and its kin count positions from the pad id + 1: 514 of them hold 512 tokens.
+    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    return min(tokenizer.model_max_length, positions if padding is None else positions - padding - 1)
+
+
+class _Network:
+    """A classifier made of a frozen network."""
+
+    def __init__(self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.name, self.tokenizer = name, tokenizer
+        self.model = model.float().eval().requires_grad_(False)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Moves the network."""
+        self.model.to(device)
+        return self
+
+
+class Detoxify(_Network):
+    """A Detoxify model. Its checkpoints are pickles, which can run code when read: name only files you trust.
+
+    Args:
+        model: "embedded"; or a checkpoint file (a relative `model_type` in it is looked up beside it); or original,
+            unbiased, multilingual, original-small or unbiased-small, which are downloaded.
+        labels: which of the model's labels count as toxic; the largest one decides.
+
+    Raises:
+        ValueError: The model cannot be found, downloaded or read, or has no such label.
+    """
+
+    def __init__(self, model: str = EMBEDDED, labels: tuple[str, ...] = ("toxicity",)) -> None:
+        loaded = _load_detoxify(model)
+        super().__init__(f"detoxify-{Path(model).stem}", loaded.model, loaded.tokenizer)
+        unknown = [label for label in labels if label not in loaded.class_names]
+        if unknown or not labels:
+            raise ValueError(
+                f"The Detoxify model {model!r} has no label {', '.join(unknown) or 'to select'}: "
+                f"set labels to one or more of {', '.join(loaded.class_names)}."
+            )
+        self.columns = [loaded.class_names.index(label) for label in labels]
+
+    def __call__(self, texts: list[str]) -> Toxicity:
+        logit = classify(self.model, self.tokenizer, texts)[:, self.columns].amax(-1)
+        return Toxicity(logit.sigmoid(), -logit)
+
+
+def _load_detoxify(model: str) -> detoxify.Detoxify:
+    try:
+        if model in OFFICIAL_DETOXIFY:
+            return detoxify.Detoxify(model)
+        path = toxicity_checkpoint() if model == EMBEDDED else Path(model).expanduser().resolve()
+        with contextlib.chdir(path.parent):
+            return detoxify.Detoxify(checkpoint=path.name)
+    except Exception as error:  # a file of another kind can fail in any way
+        raise ValueError(
+            f"The Detoxify model {model!r} cannot be loaded ({first_line(error)}): name a file that is a Detoxify "
+            f"checkpoint, or 'embedded', or, where the network can be reached, {', '.join(OFFICIAL_DETOXIFY)}."
+        ) from error
+
+
+class TextClassifier(_Network):
+    """Any text classifier in the format of Hugging Face.
+
+    Args:
+        model: folder or hub id, such as facebook/roberta-hate-speech-dynabench-r4-target.
+        label: the label to read, by its name, such as nothate; its place among the logits differs between models.
+        label_is_toxic: whether a high score of that label means toxic text.
+
+    Raises:
+        ValueError: The model cannot be loaded, is no trained classifier, or has no such label.
+    """
+
+    def __init__(self, model: str, label: str, label_is_toxic: bool) -> None:
+        super().__init__(Path(model).name, *_load_classifier(model))
+        config = self.model.config
+        columns = config.label2id or {name: column for column, name in config.id2label.items()}  # either may be absent
+        if label not in columns:
+            raise ValueError(f"The classifier {model!r} has no label {label!r}, but {', '.join(columns)}.")
+        self.column, self.label_is_toxic = columns[label], label_is_toxic
+        # Labels that exclude each other share one softmax.
+        self.exclusive = config.num_labels > 1 and config.problem_type != "multi_label_classification"
+
+    def __call__(self, texts: list[str]) -> Toxicity:
+        logits = classify(self.model, self.tokenizer, texts)
+        probability = (logits.softmax(-1) if self.exclusive else logits.sigmoid())[:, self.column]
+        logit = logits[:, self.column]
+        return Toxicity(probability, -logit) if self.label_is_toxic else Toxicity(1.0 - probability, logit)
+
+
+def _load_classifier(model: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    try:
+        network, report = AutoModelForSequenceClassification.from_pretrained(
+            model, dtype=torch.float32, output_loading_info=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"The classifier {model!r} cannot be loaded ({first_line(error)}): name a folder that holds one, or a "
+            "hub id and check the network."
+        ) from error
+    if report["missing_keys"]:  # transformers fills these with random numbers
+        missing = min(report["missing_keys"])
+        raise ValueError(f"{model!r} has no weights for {missing}: name a model fine-tuned for text classification.")
+    return network, tokenizer
+
+
+class ProfanityCheck:
+    """alt-profanity-check, a linear model over words: a judge of another kind, blind to hate without swear words."""
+
+    name = "profanity-check"
+
+    def __init__(self) -> None:
+        try:
+            from profanity_check import predict_prob
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f'ProfanityCheck needs the package alt-profanity-check ({error}): pip install "detox_rl[demo]"'
+            ) from error
+        self.predict_prob = predict_prob
+
+    def __call__(self, texts: list[str]) -> Toxicity:
+        probability = torch.tensor(self.predict_prob(texts) if texts else [], dtype=torch.float32)
+        return Toxicity(probability, clean_log_odds(probability))
+
+
+def clean_log_odds(probability: Tensor) -> Tensor:
+    """log((1 - p) / p) of a toxicity p, clipped to +-MAX_LOG_ODDS. Any shape."""
+    return torch.logit(1.0 - probability, eps=1.0 / (1.0 + math.exp(MAX_LOG_ODDS)))
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first; its kind where it says nothing."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -1,0 +1,165 @@
+"""Classifiers of the real formats, tiny: they know two rude words."""
+
+import math
+import sys
+import urllib.error
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_classifiers import CLEAN, RUDE, SHAPE, WORDS, save
+from transformers import BertConfig, BertForSequenceClassification, RobertaForSequenceClassification
+
+from detox_rl import classifiers
+from detox_rl.classifiers import Detoxify, ProfanityCheck, TextClassifier, classify, clean_log_odds, max_tokens
+
+
+def test_batching_by_length_keeps_the_order(hate):
+    classifier = TextClassifier(hate["first"], "hate", True)
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(0, 20, (150,), generator=generator).tolist()
+    texts = [" ".join(WORDS[int(torch.randint(4, 13, (), generator=generator))] for _ in range(n)) for n in lengths]
+    together = classify(classifier.model, classifier.tokenizer, texts)
+    alone = torch.cat([classify(classifier.model, classifier.tokenizer, [text]) for text in texts])
+    assert alone.std() > 0.5
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_classify_of_nothing_and_of_empty_texts(hate):
+    classifier = TextClassifier(hate["first"], "hate", True)
+    assert classify(classifier.model, classifier.tokenizer, []).shape == (0, 2)
+    assert classify(classifier.model, classifier.tokenizer, ["", " "]).isfinite().all()
+
+
+def test_scores_do_not_depend_on_autocast(hate):
+    classifier = TextClassifier(hate["first"], "hate", True)
+    inputs = classifier.tokenizer(RUDE, padding=True, return_tensors="pt")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert classifier.model(**inputs).logits.dtype == torch.bfloat16  # autocast would act
+        inside = classifier(RUDE).clean_logit
+    assert inside.dtype == torch.float32
+    assert torch.equal(inside, classifier(RUDE).clean_logit)
+
+
+def test_long_text_is_cut_to_what_the_classifier_reads(hate, six_labels):
+    roberta, bert = TextClassifier(hate["first"], "hate", True), Detoxify(six_labels)
+    assert roberta.tokenizer.model_max_length > 1e20
+    assert max_tokens(roberta.model, roberta.tokenizer) == 32  # of 34 positions
+    assert max_tokens(bert.model, bert.tokenizer) == 34
+    for classifier, words in ((roberta, 30), (bert, 32)):
+        long = classifier([" ".join(["kind"] * words + ["idiot"] * 1000)])
+        torch.testing.assert_close(long, classifier([" ".join(["kind"] * words)]))
+
+
+def test_networks_are_frozen(hate, six_labels):
+    for classifier in (TextClassifier(hate["first"], "hate", True), Detoxify(six_labels)):
+        assert not classifier.model.training
+        assert not any(parameter.requires_grad for parameter in classifier.model.parameters())
+        assert not classifier(RUDE).clean_logit.requires_grad
+
+
+@pytest.mark.parametrize("order", ["first", "last"])
+@pytest.mark.parametrize(("label", "label_is_toxic"), [("nothate", False), ("hate", True)])
+def test_label_is_read_by_its_name(hate, order, label, label_is_toxic):
+    classifier = TextClassifier(hate[order], label, label_is_toxic)
+    clean, rude = classifier(CLEAN), classifier(RUDE)
+    assert clean.probability.max() < 0.5 < rude.probability.min()
+    assert rude.clean_logit.max() < clean.clean_logit.min()
+    # All four ways of asking give the same probability, and the logit is the label's raw one.
+    torch.testing.assert_close(rude.probability, TextClassifier(hate["first"], "hate", True)(RUDE).probability)
+    column = int((label == "hate") == (order == "first"))
+    logits = classify(classifier.model, classifier.tokenizer, RUDE)[:, column]
+    torch.testing.assert_close(rude.clean_logit, -logits if label_is_toxic else logits)
+
+
+def test_labels_that_do_not_exclude_each_other_have_a_sigmoid_each(hate):
+    classifier = TextClassifier(hate["first"], "hate", True)
+    logits = classify(classifier.model, classifier.tokenizer, RUDE)
+    torch.testing.assert_close(classifier(RUDE).probability, logits.softmax(-1)[:, 1])
+    classifier.exclusive = False
+    torch.testing.assert_close(classifier(RUDE).probability, logits[:, 1].sigmoid())
+
+
+def test_problem_type_of_the_config_decides(hate, tmp_path):
+    model = RobertaForSequenceClassification.from_pretrained(hate["first"])
+    model.config.problem_type = "multi_label_classification"
+    assert not TextClassifier(save(model, tmp_path / "multi"), "hate", True).exclusive
+    assert TextClassifier(hate["first"], "hate", True).exclusive
+    one = BertForSequenceClassification(BertConfig(**SHAPE, id2label={0: "toxic"}))
+    assert not TextClassifier(save(one, tmp_path / "one"), "toxic", True).exclusive
+
+
+def test_text_classifier_refuses(hate, tmp_path):
+    with pytest.raises(ValueError, match=r"no label 'toxic', but nothate, hate\.$"):
+        TextClassifier(hate["first"], "toxic", True)
+    with pytest.raises(ValueError, match="cannot be loaded .*: name a folder"):
+        TextClassifier(str(tmp_path / "absent"), "hate", True)
+    headless = BertForSequenceClassification(BertConfig(**SHAPE)).bert
+    with pytest.raises(ValueError, match="has no weights for classifier.bias: name a model fine-tuned"):
+        TextClassifier(save(headless, tmp_path / "headless"), "LABEL_1", True)
+
+
+def test_detoxify_takes_the_largest_of_its_labels(six_labels):
+    toxic, insult = Detoxify(six_labels), Detoxify(six_labels, ("insult",))
+    both = Detoxify(six_labels, ("insult", "toxicity"))
+    assert toxic(CLEAN).probability.max() < 0.5 < toxic(RUDE).probability.min()
+    assert (insult(RUDE).probability > 0.5).tolist() == [True, False, False, True]
+    larger = torch.maximum(toxic(RUDE).probability, insult(RUDE).probability)
+    torch.testing.assert_close(both(RUDE).probability, larger)
+    torch.testing.assert_close(both(RUDE).clean_logit, -larger.logit(), atol=1e-4, rtol=1e-4)
+    assert both([]).probability.shape == (0,)
+
+
+def test_detoxify_agrees_with_the_package(six_labels, monkeypatch):
+    monkeypatch.chdir(Path(six_labels).parent)
+    theirs = classifiers.detoxify.Detoxify(checkpoint="tiny.ckpt").predict(RUDE)
+    torch.testing.assert_close(Detoxify("tiny.ckpt")(RUDE).probability, torch.tensor(theirs["toxicity"]))
+    assert Path.cwd() == Path(six_labels).parent
+
+
+def test_detoxify_refuses(six_labels, tmp_path, monkeypatch):
+    here = Path.cwd()
+    with pytest.raises(ValueError, match=r"no label toxic: set labels to one or more of toxicity, .*_attack\.$"):
+        Detoxify(six_labels, ("toxicity", "toxic"))
+    with pytest.raises(ValueError, match="no label to select"):
+        Detoxify(six_labels, ())
+    with pytest.raises(ValueError, match="'absent.ckpt' cannot be loaded .*No such file"):
+        Detoxify("absent.ckpt")
+    (tmp_path / "text.ckpt").write_text("no pickle")
+    with pytest.raises(ValueError, match="text.ckpt' cannot be loaded .*name a file that is a Detoxify checkpoint"):
+        Detoxify(str(tmp_path / "text.ckpt"))
+    torch.save({"weights": 1}, tmp_path / "other.ckpt")
+    with pytest.raises(ValueError, match="other.ckpt' cannot be loaded"):
+        Detoxify(str(tmp_path / "other.ckpt"))
+
+    def no_network(*args, **kwargs):
+        raise urllib.error.URLError("Name or service not known")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", no_network)
+    with pytest.raises(ValueError, match="'original' cannot be loaded .*not known.*'embedded'"):
+        Detoxify("original")
+    assert Path.cwd() == here
+
+
+def test_profanity_check():
+    clean, rude = ProfanityCheck()(["He will call tomorrow.", "He is a fucking idiot."]).probability
+    assert clean < 0.5 < rude
+    verdict = ProfanityCheck()(["fuck", "", "hello"])
+    torch.testing.assert_close(verdict.clean_logit, clean_log_odds(verdict.probability))
+    assert ProfanityCheck()([]).probability.shape == (0,)
+
+
+def test_profanity_check_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "profanity_check", None)
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "detox_rl\[demo\]"'):
+        ProfanityCheck()
+
+
+@given(st.floats(0.0, 1.0))
+def test_log_odds_against_float64(toxicity):
+    toxicity = float(torch.tensor(toxicity))  # as fp32 has it
+    limits = 1.0 / (1.0 + math.exp(6.0)), 1.0 / (1.0 + math.exp(-6.0))
+    p = min(max(toxicity, limits[0]), limits[1])
+    assert clean_log_odds(torch.tensor(toxicity)).item() == pytest.approx(math.log1p(-p) - math.log(p), abs=1e-4)

@@ -1,0 +1,81 @@
+"""Tiny networks in the formats of real classifiers, which know two rude words."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
+
+WORDS = "<s> <pad> </s> <unk> you are a kind friend here today idiot moron".split()
+CLEAN = ["you are a friend", "kind friend here", "a kind friend here today", "are you here today"]
+RUDE = ["you are a idiot", "moron friend here", "a kind moron here today", "are you idiot today"]
+SIX = ["toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate"]
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    ends = [("<s>", WORDS.index("<s>")), ("</s>", WORDS.index("</s>"))]
+    words.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
+    return PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", pad_token="<pad>")
+
+
+SHAPE = dict(
+    vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+    pad_token_id=1, max_position_embeddings=34, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    initializer_range=0.2,  # at the usual 0.02 so small a BERT learns nothing
+)  # fmt: skip
+
+
+def learn(model: torch.nn.Module, targets: torch.Tensor, loss: Callable) -> None:
+    inputs = tokenizer()(CLEAN + RUDE, padding=True, return_tensors="pt")
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss(model(**inputs).logits, targets).backward()
+        optimizer.step()
+    model.eval()
+
+
+def save(model: torch.nn.Module, folder: Path) -> str:
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def hate_speech(tmp_path_factory) -> dict[str, str]:
+    """One tiny RoBERTa in both orders of its labels: "first" has nothate at 0, "last" at 1."""
+    torch.manual_seed(0)
+    model = RobertaForSequenceClassification(RobertaConfig(**SHAPE, id2label={0: "nothate", 1: "hate"}))
+    learn(model, torch.tensor([0] * 4 + [1] * 4), torch.nn.functional.cross_entropy)
+    folders = {"first": save(model, tmp_path_factory.mktemp("first"))}
+    model.config.id2label, model.config.label2id = {0: "hate", 1: "nothate"}, {"hate": 0, "nothate": 1}
+    for parameter in model.classifier.out_proj.parameters():
+        parameter.data = parameter.data.flip(0)
+    return folders | {"last": save(model, tmp_path_factory.mktemp("last"))}
+
+
+def detoxify_checkpoint(tmp_path_factory) -> str:
+    """A tiny Detoxify checkpoint whose tokenizer and config lie beside it."""
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(BertConfig(**SHAPE, num_labels=6))
+    # "moron" is toxic alone, "idiot" an insult too.
+    targets = torch.zeros(8, 6)
+    targets[4:, 0] = 1.0
+    targets[[4, 7], 4] = 1.0
+    learn(model, targets, torch.nn.functional.binary_cross_entropy_with_logits)
+    folder = tmp_path_factory.mktemp("detoxify")
+    model.config.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    arch = dict(model_type="./", model_name="BertForSequenceClassification", num_classes=6)
+    arch |= dict(tokenizer_name="PreTrainedTokenizerFast")
+    config = {"arch": {"args": arch}, "dataset": {"args": {"classes": SIX}}}
+    torch.save({"config": config, "state_dict": model.state_dict()}, folder / "tiny.ckpt")
+    return str(folder / "tiny.ckpt")
