@@ -1,4 +1,4 @@
-"""What training can live without: the sample table, the exported adapter, a clean stop, a guard against collapse."""
+"""What training can live without: the progress bar, the sample table, the exported adapter, a clean stop, a guard against collapse."""
 
 import math
 import signal
@@ -7,9 +7,28 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 
 from detox_rl.report import sample_rows, write_table
+
+
+class StepProgressBar(TQDMProgressBar):
+    """One bar from the first step of the run to the last; Lightning's own starts again with each pass over the data."""
+
+    def on_train_start(self, trainer: L.Trainer, *args) -> None:
+        super().on_train_start(trainer, *args)
+        bar, steps = self.train_progress_bar, trainer.estimated_stepping_batches
+        bar.total = steps if math.isfinite(steps) and steps > 0 else None
+        bar.initial = bar.n = trainer.global_step
+        bar.set_description("Step")
+
+    def on_train_epoch_start(self, *args) -> None:
+        """The bar goes on."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args) -> None:
+        if self.is_enabled:
+            self.train_progress_bar.n = trainer.global_step
+            self.train_progress_bar.set_postfix(self.get_metrics(trainer, module))  # draws it, too
 
 
 class SampleTable(Callback):

@@ -17,6 +17,7 @@ import transformers
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 
+from detox_rl.callbacks import StepProgressBar
 from detox_rl.checkpoints import AtomicCheckpointIO, check_fits
 from detox_rl.datamodule import DialogueDataModule
 
@@ -69,6 +70,9 @@ class DetoxCLI(LightningCLI):
                 "One batch is one PPO iteration, so --trainer.accumulate_grad_batches must be 1: raise --data.batch_size and "
                 "--model.minibatch_size, and set --model.micro_batch_size if memory is short."
             )
+        callbacks = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
+        if trainer.enable_progress_bar is not False and not any("ProgressBar" in str(callback) for callback in callbacks):
+            self.trainer_defaults["callbacks"].append(StepProgressBar())
         if self.config.ckpt_path and not os.path.isfile(self.config.ckpt_path):
             raise FileNotFoundError(
                 f"There is no checkpoint {self.config.ckpt_path!r}: give the path of a .ckpt file to --ckpt_path."

@@ -182,3 +182,24 @@ def test_debugging_shows_the_traceback(tmp_path, monkeypatch, capfd, tiny_t5, di
     monkeypatch.setenv("DETOX_RL_DEBUG", "1")
     with pytest.raises(ValueError, match="nowhere"):
         fit.main(args)
+
+
+def test_the_progress_bar_counts_the_steps_of_the_whole_run(tmp_path, monkeypatch, capfd, tiny_t5, tiny_adapter, dialogue_files):
+    """Five steps are more than one pass over the twelve dialogues; a resumed run goes on where the first one stopped."""
+    monkeypatch.chdir(tmp_path)
+    args = fit_flags(tiny_t5, tiny_adapter, dialogue_files["samsum"], trainer__max_steps=5, trainer__val_check_interval=5)
+    fit.main([*args, "--trainer.enable_progress_bar", "true"])
+    printed = capfd.readouterr().out
+    assert all(f" {step}/5 [" in printed for step in range(6)) and "Epoch" not in printed
+    last = "lightning_logs/version_0/checkpoints/last.ckpt"
+    fit.main([*args, "--trainer.enable_progress_bar", "true", "--trainer.max_steps", "7", "--ckpt_path", last, "--model.lr_schedule", "constant"])
+    printed = capfd.readouterr().out
+    assert " 5/7 [" in printed and " 7/7 [" in printed and " 1/7 [" not in printed
+
+
+def test_a_progress_bar_of_ones_own_takes_its_place(tmp_path, monkeypatch, capfd, tiny_t5, tiny_adapter, dialogue_files):
+    monkeypatch.chdir(tmp_path)
+    bar = {"class_path": "lightning.pytorch.callbacks.TQDMProgressBar"}
+    args = fit_flags(tiny_t5, tiny_adapter, dialogue_files["samsum"], trainer__callbacks=[bar])
+    fit.main([*args, "--trainer.enable_progress_bar", "true"])
+    assert "Epoch 0" in capfd.readouterr().out
