@@ -25,10 +25,13 @@ class StepProgressBar(TQDMProgressBar):
     def on_train_epoch_start(self, *args) -> None:
         """The bar goes on."""
 
+    on_train_epoch_end = on_train_epoch_start
+
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args) -> None:
-        if self.is_enabled:
-            self.train_progress_bar.n = trainer.global_step
-            self.train_progress_bar.set_postfix(self.get_metrics(trainer, module))  # draws it, too
+        bar, step = self.train_progress_bar, trainer.global_step
+        if self.is_enabled and (step % self.refresh_rate == 0 or step == bar.total):
+            bar.n = step
+            bar.set_postfix(self.get_metrics(trainer, module))  # draws it, too
 
 
 class SampleTable(Callback):

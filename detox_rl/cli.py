@@ -9,17 +9,19 @@ import sys
 import warnings
 from argparse import ArgumentError
 from collections.abc import Iterator
+from pydoc import locate
 
 import datasets
 import lightning as L
 import torch
 import transformers
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningCLI
 
 from detox_rl.callbacks import StepProgressBar
 from detox_rl.checkpoints import AtomicCheckpointIO, check_fits
 from detox_rl.datamodule import DialogueDataModule
+from detox_rl.policy import check_precision
 
 SHARDED = ("fsdp", "deepspeed", "model_parallel", "modelparallel", "xla")  # parts of strategies' names
 
@@ -71,7 +73,8 @@ class DetoxCLI(LightningCLI):
                 "--model.minibatch_size, and set --model.micro_batch_size if memory is short."
             )
         callbacks = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
-        if trainer.enable_progress_bar is not False and not any("ProgressBar" in str(callback) for callback in callbacks):
+        kinds = [locate(callback.class_path) for callback in callbacks if callback is not None]
+        if trainer.enable_progress_bar is not False and not any(issubclass(kind, ProgressBar) for kind in kinds):
             self.trainer_defaults["callbacks"].append(StepProgressBar())
         if self.config.ckpt_path and not os.path.isfile(self.config.ckpt_path):
             raise FileNotFoundError(
@@ -81,6 +84,7 @@ class DetoxCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Also tries data and checkpoint, so that what is wrong with them is said before there is a folder of the run."""
         super().instantiate_classes()
+        check_precision(self.trainer.precision)
         self.datamodule.setup("fit")
         self.datamodule.train_dataloader()
         if self.config.ckpt_path:

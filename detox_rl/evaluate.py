@@ -105,7 +105,7 @@ def read_rewards(config: list | None) -> list[Callable]:
     """The reward terms of a run, built again."""
     if config is None:
         return default_rewards()
-    parser = ArgumentParser()
+    parser = ArgumentParser(exit_on_error=False)  # `one_sentence_errors` says it in fewer lines
     parser.add_argument("--rewards", type=list[Callable])
     return parser.instantiate_classes(parser.parse_object({"rewards": config})).rewards
 

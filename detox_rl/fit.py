@@ -40,13 +40,15 @@ def main(args: ArgsType = None) -> None:
 def closing_summary(cli: DetoxCLI) -> str:
     """Where everything is, and what the last validation measured."""
     metrics, folder, last = cli.trainer.callback_metrics, cli.trainer.log_dir, last_checkpoint(cli.trainer)
+    if folder is None:
+        return "fast_dev_run: everything works, and nothing was kept."
     lines = [
         f"{name:<22}{metrics[f'warm_start/{name}']:8.3f} -> {metrics[f'val/{name}']:.3f}"
         for name in ("toxicity", "rougeL", "length_ratio")
         if f"val/{name}" in metrics
     ]
     return "\n".join([
-        "Validation, warm start -> last step:", *lines,
+        *(["Validation, warm start -> last step:", *lines] if lines else []),
         f"Adapter (best):  {folder}/adapter",
         *([f"Checkpoints:     {last.parent}   (go on with --ckpt_path {last})"] if last and last.exists() else []),
         f"Samples:         {folder}/samples",

@@ -15,7 +15,7 @@ def product(states: Tensor, weight: Tensor) -> Tensor:
     """states @ weight.T, without gradients. (..., in), (out, in) -> (..., out)"""
     if not _onednn_takes(weight):
         return F.linear(states, weight)
-    ahead, _ = getattr(weight, "laid_out", (weight, None))
+    ahead, _ = _laid_out(weight) or (weight, None)
     return torch.ops.mkldnn._linear_pointwise(states, ahead, None, "none", [], "")
 
 
@@ -23,25 +23,38 @@ def product_back(grad: Tensor, weight: Tensor) -> Tensor:
     """grad @ weight, which a product with that weight hands back. (..., out), (out, in) -> (..., in)"""
     if not _onednn_takes(weight):
         return grad @ weight
-    _, back = getattr(weight, "laid_out", (None, weight.T))
+    _, back = _laid_out(weight) or (None, weight.T)
     return torch.ops.mkldnn._linear_pointwise(grad, back, None, "none", [], "")
 
 
 def lay_out(weight: Tensor) -> None:
     """Keeps beside a frozen weight two copies of it, arranged once as oneDNN else does at each product, ahead or back.
 
-    They do not follow if the weight is changed.
+    They serve until the weight is changed.
     """
     if _onednn_takes(weight):
         rearrange = torch.ops.mkldnn._reorder_linear_weight
-        weight.laid_out = rearrange(weight.detach()), rearrange(weight.detach().T.contiguous())
+        copies = rearrange(weight.detach()), rearrange(weight.detach().T.contiguous())
+        weight.laid_out = _state(weight), copies
+
+
+def _laid_out(weight: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The copies of `lay_out`, if the weight still is what they were made of."""
+    if not hasattr(weight, "laid_out"):
+        return None
+    state, copies = weight.laid_out
+    return copies if state == _state(weight) else None
+
+
+def _state(weight: Tensor) -> tuple:
+    return weight.data_ptr(), weight.dtype, weight._version
 
 
 def packed(weight: Tensor) -> Callable[[Tensor], Tensor]:
     """`product` with one weight, ready to be taken many times for a few rows: most of its time is spent on rearranging
     the weight, which is done here. (rows, in) -> (rows, out)
     """
-    if _onednn_takes(weight) and not hasattr(weight, "laid_out"):
+    if _onednn_takes(weight) and not _laid_out(weight):
         weight = torch.ops.mkldnn._reorder_linear_weight(weight)
     return partial(product, weight=weight)
 

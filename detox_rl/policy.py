@@ -267,6 +267,16 @@ def load_base(base_model: str) -> T5ForConditionalGeneration:
     return base
 
 
+def check_precision(precision: str) -> None:
+    """Refuses what would go wrong.
+
+    Raises:
+        ValueError: if it is a precision in which fp16 overflows a T5, or in which adapters would lose small updates.
+    """
+    if precision not in ("32-true", "bf16-mixed"):
+        raise ValueError(f"FLAN-T5 is not trained with trainer.precision={precision} here: use bf16-mixed or 32-true.")
+
+
 def fingerprint(base: T5ForConditionalGeneration) -> str:
     """Tells base models apart: shapes of all weights, and values of the first embeddings."""
     shapes = sorted((name, tuple(parameter.shape)) for name, parameter in base.named_parameters())

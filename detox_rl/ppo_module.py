@@ -26,7 +26,7 @@ from detox_rl.functional.losses import clipped_policy_loss, clipped_value_loss
 from detox_rl.functional.masking import masked_sum, response_mask
 from detox_rl.functional.statistics import explained_variance, mean_std, moments, whiten
 from detox_rl.metrics import SummaryMetrics, text_statistics
-from detox_rl.policy import Policy, Scored
+from detox_rl.policy import Policy, Scored, check_precision
 from detox_rl.rewards import Samples, default_rewards, first_classifier, total_score
 from detox_rl.rollout import Rollout, minibatches
 from detox_rl.sampling import generate
@@ -425,10 +425,7 @@ class PPOModule(L.LightningModule):
             self.policy.store_frozen_weights(torch.bfloat16)
 
     def setup(self, stage: str) -> None:
-        if self.trainer.precision not in ("32-true", "bf16-mixed"):
-            raise ValueError(
-                f"PPO does not run with trainer.precision={self.trainer.precision} (fp16 overflows T5): use bf16-mixed or 32-true."
-            )
+        check_precision(self.trainer.precision)
         for part in [*self.rewards, self.judge]:
             if hasattr(part, "to"):
                 part.to(self.trainer.strategy.root_device)

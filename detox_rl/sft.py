@@ -20,7 +20,7 @@ def main(args: ArgsType = None) -> None:
         cli = DetoxCLI(SFTModule, monitor="val/loss", trainer_defaults=defaults, args=args)
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.config.ckpt_path)
         folder = cli.trainer.log_dir  # asked for on all ranks: rank 0 tells the others
-        rank_zero_only(print)(f"Adapter: {folder}/adapter")
+        rank_zero_only(print)(f"Adapter: {folder}/adapter" if folder else "fast_dev_run: everything works, and nothing was kept.")
 
 
 if __name__ == "__main__":

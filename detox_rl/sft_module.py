@@ -14,7 +14,7 @@ from detox_rl.datamodule import load_tokenizer
 from detox_rl.embedded import EMBEDDED
 from detox_rl.functional.masking import masked_mean
 from detox_rl.metrics import Rouge
-from detox_rl.policy import Policy
+from detox_rl.policy import Policy, check_precision
 from detox_rl.sampling import generate
 
 
@@ -71,6 +71,9 @@ class SFTModule(L.LightningModule):
         """Tokens of this rank over the mean of all ranks: times this, DDP's mean of gradients is that over all tokens. ()"""
         tokens = batch.targets_mask.sum().float()
         return tokens / self.trainer.strategy.reduce(tokens.clone(), reduce_op="mean")
+
+    def setup(self, stage: str) -> None:
+        check_precision(self.trainer.precision)
 
     def on_fit_start(self) -> None:
         self.train()  # transformers hands out models in eval mode, where nothing drops out

@@ -261,7 +261,7 @@ def plot(picture: str, files: list[str]) -> None:
     from matplotlib import pyplot
 
     results = [json.loads(Path(file).read_text()) for file in files]
-    label = "FLAN-T5-{shape}, batch {batch}, PPO epochs {epochs}{lengths}\nours: {setting}, TRL: {peer_mode}"
+    label = "FLAN-T5-{shape}, batch {batch}, PPO epochs {epochs}{lengths}\nours: {setting}, TRL: {peer_mode}, {peer_dtype}"
     lengths = [", real lengths" if result["arguments"]["ragged"] else "" for result in results]
     names = [label.format(**result["arguments"], lengths=said) for result, said in zip(results, lengths)]
     figure, axes = pyplot.subplots(figsize=(8, 1 + 0.5 * len(names)), layout="constrained")
@@ -294,7 +294,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     option("--repetitions", type=int, default=5)
     option("--threads", type=int, default=os.cpu_count())
     option("--only", choices=("sampling",), help="measure decoding alone")
-    option("--scale", action="store_true", help="measure how the cost of ours grows")
+    option("--scale", action="store_true", help="measure how the cost of ours grows (takes 6 GB of memory and 3 GB of temporary files)")
     option("--json", type=Path, metavar="FILE", help="where to write the result")
     option("--plot", nargs="+", metavar="FILE", help="a picture to write, and the results to draw")
     args = parser.parse_args(argv)
@@ -305,6 +305,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--batch must be a multiple of {MINIBATCH}, the minibatch: TRL refuses others")
     if args.plot and len(args.plot) < 2:
         parser.error("--plot needs the picture to write and at least one result to draw")
+    if args.only or args.scale:
+        args.peer = "none"
     return args
 
 

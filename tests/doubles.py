@@ -7,10 +7,11 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import TQDMProgressBar
 
 from detox_rl.batching import Batch, Row, collate
-from detox_rl.ppo_module import PPOModule
 from detox_rl.classifiers import Toxicity, clean_log_odds
+from detox_rl.ppo_module import PPOModule
 from detox_rl.rewards import NonToxicity
 
 PAD, EOS = 0, 1
@@ -138,6 +139,10 @@ def rewards_file(folder: Path) -> str:
         "        classifier:\n          class_path: doubles.VowelJudge\n"
     )
     return str(path)
+
+
+class PlainBar(TQDMProgressBar):
+    """Lightning's own progress bar under a name that does not say what it is."""
 
 
 def subprocess_environment() -> dict[str, str]:

@@ -157,9 +157,10 @@ def test_the_adapter_is_that_of_the_best_checkpoint(run):
     ],
     ids=lambda extra: extra[0].removeprefix("--"),
 )
-def test_lightning_flags_and_options_work(extra, tmp_path, monkeypatch, tiny_t5, tiny_adapter, dialogue_files):
+def test_lightning_flags_and_options_work(extra, tmp_path, monkeypatch, capfd, tiny_t5, tiny_adapter, dialogue_files):
     monkeypatch.chdir(tmp_path)
     fit.main(fit_flags(tiny_t5, tiny_adapter, dialogue_files["samsum"]) + extra)
+    assert "None" not in capfd.readouterr().out
     if extra[0] == "--checkpoint.every_n_train_steps":
         assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["last.ckpt", "step=1.ckpt", "step=2.ckpt"]
 
@@ -199,7 +200,7 @@ def test_the_progress_bar_counts_the_steps_of_the_whole_run(tmp_path, monkeypatc
 
 def test_a_progress_bar_of_ones_own_takes_its_place(tmp_path, monkeypatch, capfd, tiny_t5, tiny_adapter, dialogue_files):
     monkeypatch.chdir(tmp_path)
-    bar = {"class_path": "lightning.pytorch.callbacks.TQDMProgressBar"}
+    bar = {"class_path": "doubles.PlainBar"}
     args = fit_flags(tiny_t5, tiny_adapter, dialogue_files["samsum"], trainer__callbacks=[bar])
     fit.main([*args, "--trainer.enable_progress_bar", "true"])
     assert "Epoch 0" in capfd.readouterr().out

@@ -34,6 +34,8 @@ def test_a_weight_laid_out_beforehand_gives_the_same(dtype, rows, width, out):
     for taken, other in zip((product(states, weight), product_back(grad, weight)), expected):
         torch.testing.assert_close(taken, other)
     torch.testing.assert_close(packed(weight)(states), expected[0])
+    weight.mul_(2)  # what was laid out no longer holds
+    torch.testing.assert_close(product(states, weight), 2 * expected[0])
 
 
 def test_one_weight_serves_any_number_of_rows():
