@@ -108,9 +108,17 @@ def reuse_freed_memory() -> None:
         libc.mallopt(m_mmap_threshold, 2**25)
 
 
+def leave_process_group() -> None:
+    """Ends gloo's threads. One that outlives Python can abort the process after all its work is done
+    (https://github.com/pytorch/pytorch/issues/190489), and Lightning sees to nccl alone.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 @contextlib.contextmanager
 def one_sentence_errors() -> Iterator[None]:
-    """Ends a command with one sentence and exit code 1; DETOX_RL_DEBUG=1 shows the traceback instead."""
+    """Ends a command that fails with one sentence and exit code 1; DETOX_RL_DEBUG=1 shows the traceback instead."""
     quiet_libraries()
     try:
         yield
@@ -119,6 +127,8 @@ def one_sentence_errors() -> Iterator[None]:
             raise
         print(f"error: {one_sentence(error)}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, ArgumentError) else 1) from None
+    finally:
+        leave_process_group()
 
 
 def one_sentence(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import warnings
 from pathlib import Path
 
@@ -146,6 +147,8 @@ class PlainBar(TQDMProgressBar):
 
 
 def subprocess_environment() -> dict[str, str]:
-    """Where another Python finds this package and this file."""
+    """Where another Python finds this package and this file; processes of one test talk over the loopback interface."""
     tests = Path(__file__).parent
-    return os.environ | {"PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+    return os.environ | {"PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
+                         "GLOO_SOCKET_IFNAME": loopback}  # fmt: skip
