@@ -127,8 +127,7 @@ def one_sentence_errors() -> Iterator[None]:
             raise
         print(f"error: {one_sentence(error)}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, ArgumentError) else 1) from None
-    finally:
-        leave_process_group()
+    leave_process_group()  # not after an error: others may never answer what this process still has to say
 
 
 def one_sentence(error: Exception) -> str:

@@ -1,6 +1,5 @@
 """What the commands share and no test of a single command shows."""
 
-import contextlib
 import ctypes
 from types import SimpleNamespace
 
@@ -25,11 +24,8 @@ def test_another_c_library_is_left_alone(monkeypatch):
     reuse_freed_memory()
 
 
-@pytest.mark.parametrize("ending", [None, ValueError("too bad"), SystemExit(0)])
-def test_no_command_leaves_the_threads_of_its_process_group_behind(ending):
+def test_no_command_leaves_the_threads_of_its_process_group_behind():
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
-    with contextlib.suppress(SystemExit), one_sentence_errors():
+    with one_sentence_errors():
         torch.distributed.all_reduce(torch.ones(1))
-        if ending:
-            raise ending
     assert not torch.distributed.is_initialized()
