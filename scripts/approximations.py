@@ -64,14 +64,15 @@ def train(folder: Path, options: list[str], seed: int, threads: int) -> None:
 
 def curve(run: Path, name: str) -> tuple[list[int], list[float]]:
     """Steps and values of a scalar; what the warm start had stands at step 0."""
-    events = [event for part in sorted(run.glob("events*")) for event in _scalars(part, name)]
+    events = [event for part in sorted(run.glob("events*")) for event in scalars(part, name)]
     values = {event.step: event.value for event in sorted(events, key=lambda event: event.wall_time)}
     return sorted(values), [values[step] for step in sorted(values)]
 
 
-def _scalars(file: Path, name: str) -> list:
-    scalars = EventAccumulator(str(file)).Reload()
-    return scalars.Scalars(name) if name in scalars.Tags()["scalars"] else []
+def scalars(file: Path, name: str) -> list:
+    """What a TensorBoard file holds of a scalar; nothing where it has none."""
+    events = EventAccumulator(str(file)).Reload()
+    return events.Scalars(name) if name in events.Tags()["scalars"] else []
 
 
 def per_dialogue(runs: list[Path]) -> dict[str, np.ndarray]:
