@@ -1,4 +1,4 @@
-"""Greedy summaries from a base model and an adapter: `python -m detox_rl.summarize --adapter DIR FILE`."""
+"""Summaries: `python -m detox_rl.summarize --model RUN FILE`."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ from detox_rl.summarizer import Summarizer
 
 def summarize(
     files: list[str],
-    adapter: str | None = EMBEDDED,
+    model: str | None = EMBEDDED,
     base_model: str | None = None,
     max_new_tokens: int | None = None,
     dialogue_column: str = "dialogue",
@@ -24,8 +24,9 @@ def summarize(
     Args:
         files: text files with one dialogue each, or json, jsonl, csv or parquet files with one a row; `-` reads one
             from standard input.
-        adapter: PEFT adapter or run folder, e.g. lightning_logs/version_0; null for the bare base model.
-        base_model: the model that the adapter was trained on; unset: as the adapter's recipe.json says.
+        model: folder of a run, e.g. lightning_logs/version_0; folder or hub id of a PEFT adapter or of a whole T5;
+            embedded; null for the bare base.
+        base_model: of an adapter; unset: as its recipe.json says.
         max_new_tokens: summaries are cut there; unset: as recipe.json says.
         dialogue_column: where the dialogue stands in a file of rows.
 
@@ -33,13 +34,11 @@ def summarize(
         ValueError: if a file holds no dialogue, or the model cannot be had.
     """
     dialogues = [(file, dialogue) for file in files for dialogue in _read(file, dialogue_column)]
-    summarizer = Summarizer(adapter, base_model, max_new_tokens)
-    for file, dialogue in dialogues:
-        (response,), cut = summarizer.summarize([dialogue])
-        if cut:
-            said = f"a dialogue of {_name(file)} is longer than {summarizer.prompt.max_tokens} tokens"
-            print(f"warning: {said}; its end is not read.", file=sys.stderr)
-        print(response)
+    summarizer = Summarizer(model, base_model, max_new_tokens)
+    for (file, _), summary in zip(dialogues, summarizer.stream(dialogue for _, dialogue in dialogues)):
+        if summary.parts > 1:
+            print(f"warning: a dialogue of {_name(file)} was read in {summary.parts} parts.", file=sys.stderr)
+        print(summary.text)
 
 
 def _read(file: str, column: str) -> list[str]:

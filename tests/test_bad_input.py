@@ -103,7 +103,7 @@ class Place:
         return self.evaluate("--systems", json.dumps({"mine": self.file("texts.jsonl", content)}))
 
     def summarize(self, *args: str, base: str | None = None, adapter: str | None = None) -> tuple[Callable, list[str]]:
-        models = ["--base_model", base or self.base, "--adapter", adapter or self.adapter]
+        models = ["--base_model", base or self.base, "--model", adapter or self.adapter]
         return summarize.main, [*models, "--max_new_tokens", "4", *args]
 
     def train_file(self, name: str, content: str | bytes | list[dict], **options) -> tuple[Callable, list[str]]:
@@ -548,7 +548,7 @@ def test_strange_dialogues_are_trained_on_and_shown(name, place):
     for table in (out / "before_after.md", run / "samples" / "step=1.md"):
         text = table.read_text(encoding="utf-8").partition("\n<!-- report")[0]
         assert len(text.splitlines()) == 2 + 2 and "<script" not in text and "\x00" not in text and "\x1b" not in text
-    summarize.main([place.file("a.txt", strange), "--base_model", place.base, "--adapter", place.adapter])
+    summarize.main([place.file("a.txt", strange), "--base_model", place.base, "--model", place.adapter])
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -27,7 +27,7 @@ def files(tmp_path) -> list[str]:
 
 @pytest.fixture
 def options(tiny_t5, tiny_adapter) -> list[str]:
-    return ["--base_model", tiny_t5, "--adapter", tiny_adapter, "--max_new_tokens", "8"]
+    return ["--base_model", tiny_t5, "--model", tiny_adapter, "--max_new_tokens", "8"]
 
 
 def printed(args: list[str], capfd) -> list[str]:
@@ -52,7 +52,7 @@ def test_it_says_what_evaluate_would_say(files, options, capfd, tiny_t5, tiny_ad
 
 
 def test_an_adapter_changes_the_summary_and_null_means_none(files, options, capfd, tiny_t5):
-    bare = printed([files[0], "--base_model", tiny_t5, "--adapter", "null", "--max_new_tokens", "8"], capfd)
+    bare = printed([files[0], "--base_model", tiny_t5, "--model", "null", "--max_new_tokens", "8"], capfd)
     assert bare[0] != printed([files[0], *options], capfd)[0]
 
 
@@ -85,8 +85,8 @@ def test_a_file_of_rows_without_that_column_is_refused(options, capfd, tmp_path)
 def test_a_run_folder_needs_no_other_option(files, capfd, tiny_t5, tiny_adapter, tmp_path):
     Policy(tiny_t5, tiny_adapter).save_adapter(tmp_path / "version_0" / "adapter", "{dialogue} TL;DR", 512, 8)
     summarizer = Summarizer(tiny_adapter, tiny_t5, 8, Prompt("{dialogue} TL;DR"))
-    found = printed([*files, "--adapter", str(tmp_path / "version_0")], capfd)
-    assert found[:2] == [summarizer.summarize([dialogue])[0][0] for dialogue in DIALOGUES]
+    found = printed([*files, "--model", str(tmp_path / "version_0")], capfd)
+    assert found[:2] == summarizer.summarize(DIALOGUES)
 
 
 def test_an_empty_dialogue_is_refused_before_anything_is_printed(files, options, capfd, tmp_path, monkeypatch):
