@@ -1,6 +1,7 @@
 """Summarises dialogues from files, standard input or the command line.
 
-examples:
+Examples::
+
   python -m detox_rl.summarize chat.txt
   python -m detox_rl.summarize --model lightning_logs/version_0 --max_toxicity 0.5 --out summaries.jsonl chats.csv
   python -m detox_rl.summarize --dialogue "Tom: You left the bin open." --best_of 8
@@ -130,8 +131,9 @@ def summarize(
     sources += [[Dialogue(None, one_dialogue(text, "A --dialogue"))] for text in dialogue or ()]
     total = sum(1 for source in sources for _ in source)  # a look at every row before any work is done
     judge = Detoxify() if judge is None and limit is not None else judge
-    how = num_beams, temperature, seed, best_of, judge, batch_size
-    summarizer = Summarizer(model, base_model, max_new_tokens, None, *how)
+    summarizer = Summarizer(
+        model, base_model, max_new_tokens, None, num_beams, temperature, seed, best_of, judge, batch_size
+    )
     done = 0
     if target is not None:
         texts = [said for source in sources if isinstance(source, list) for said in source]
@@ -177,7 +179,9 @@ def checked_files(files: list[str], dialogue: list[str] | None) -> list[str]:
     if files or dialogue:
         return files
     if sys.stdin.isatty():
-        raise ValueError("There is nothing to summarise: name files, give --dialogue, or pipe a text into this command.")
+        raise ValueError(
+            "There is nothing to summarise: name files, give --dialogue, or pipe a text into this command."
+        )
     return [STANDARD_INPUT]
 
 
@@ -245,7 +249,7 @@ def main(args: ArgsType = None) -> None:
         parser.add_argument("--dialogue", action="append", help="A dialogue itself; may be repeated.")
         parser.add_function_arguments(summarize, skip={"files", "dialogue", "asked"})
         options = parser.parse_args(args)
-        asked = json.loads(parser.dump(options, format="json", skip_none=False))
+        asked = json.loads(parser.dump(options, format="json"))
         try:
             summarize(**parser.instantiate(options), asked=asked)  # type: ignore[arg-type]
         except BrokenPipeError:  # whoever reads has read enough, as `head` does

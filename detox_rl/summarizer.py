@@ -1,15 +1,16 @@
 """Dialogues to summaries: a model used as its recipe says, and which of its texts are taken."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from detox_rl.classifiers import Classifier, Detoxify, check_classifier
+from detox_rl.classifiers import Detoxify, check_classifier
 from detox_rl.data.prompts import Prompt
 from detox_rl.embedded import EMBEDDED
 from detox_rl.engines import Candidate, Decoding, TorchEngine, load_engine
@@ -74,8 +75,8 @@ class Summarizer:
         judge: Callable | None = None,  # a Classifier; jsonargparse would hold a Protocol's signature to the letter
         batch_size: int = 32,
     ) -> None:
-        least = {"max_new_tokens": 1, "num_beams": 1, "temperature": ABOVE_ZERO, "seed": 0, "best_of": 1, "batch_size": 1}
-        check_bounds(locals(), "", {name: (low, float("inf")) for name, low in least.items()})
+        counts = dict.fromkeys(("max_new_tokens", "num_beams", "best_of", "batch_size"), (1, math.inf))
+        check_bounds(locals(), "", {**counts, "temperature": (ABOVE_ZERO, math.inf), "seed": (0, math.inf)})
         if num_beams > 1 and (temperature is not None or best_of is not None):
             raise ValueError("num_beams searches, temperature and best_of draw: leave out one or the other.")
         if model is not None and (Path(model) / "adapter").is_dir():  # the folder of a run

@@ -109,7 +109,9 @@ def test_a_merged_model_says_what_base_and_adapter_say(engine, merged, prompts, 
     whole = load_engine(merged, None)
     assert texts(whole.respond(prompts, Decoding(LIMIT))) == texts(engine.respond(prompts, Decoding(LIMIT)))
     base = load_engine(tiny_t5, None)
-    assert texts(base.respond(prompts, Decoding(LIMIT))) == texts(TorchEngine(tiny_t5, None).respond(prompts, Decoding(LIMIT)))
+    assert texts(base.respond(prompts, Decoding(LIMIT))) == texts(
+        TorchEngine(tiny_t5, None).respond(prompts, Decoding(LIMIT))
+    )
     assert len({whole.fingerprint, base.fingerprint, load_engine(None, tiny_t5).fingerprint}) == 2
     assert load_engine(merged, None).fingerprint == whole.fingerprint
 
@@ -121,7 +123,10 @@ def test_an_adapter_is_put_on_its_base(engine, tiny_t5, tiny_adapter, prompts):
 
 @pytest.mark.parametrize(
     ("base", "sentence"),
-    [(None, r"^There is no model '.*nowhere': give the folder of a fin"), ("embedded", r"^base_model is .* there is no adapter")],
+    [
+        (None, r"^There is no model '.*nowhere': give the folder of a fin"),
+        ("embedded", r"^base_model is .* there is no adapter"),
+    ],
 )
 def test_what_is_no_model_is_refused(base, sentence, tmp_path):
     (tmp_path / "nowhere").mkdir()

@@ -183,14 +183,14 @@ def test_no_dialogues_have_no_summaries(tiny_t5):
 
 
 def test_a_dialogue_beyond_the_window_is_read_in_parts(said, tiny_t5, tiny_adapter):
-    """Their summaries are summarised in its place, turn by turn; here one that has to be split twice."""
+    """Their summaries are summarised in its place, turn by turn; here one whose summaries are too long as well."""
     summarizer = Summarizer(tiny_adapter, tiny_t5, 12, Prompt("{dialogue} TL;DR", 40))
     long = "\n".join(said[-5:])
     dialogue, splits = long, []
     while len(parts := summarizer.prompt.split(summarizer.engine.tokenizer, dialogue)) > 1:
         splits.append(len(parts))
         dialogue = "\n".join(summarizer.summarize([part])[0] for part in parts)
-    assert len(splits) == 2 and splits[0] > splits[1] > 1
+    assert splits[0] > splits[1] > 1
     short, found, other = summarizer.stream(["Tom: hello", long, said[0]])
     assert found.text == summarizer.summarize([dialogue])[0] and found.parts == splits[0]
     assert short.parts == other.parts == 1 and short.text == summarizer.summarize(["Tom: hello"])[0]
@@ -224,7 +224,9 @@ def test_the_best_of_many_is_cleaner_than_the_greedy_one(said, tiny_t5, tiny_ada
     greedy = Summarizer(tiny_adapter, tiny_t5, 8, judge=VowelJudge())
     many = Summarizer(tiny_adapter, tiny_t5, 8, judge=VowelJudge(), best_of=6, temperature=1.3)
     pairs = [(plain.toxicity, chosen.toxicity) for plain, chosen in zip(greedy.stream(said), many.stream(said))]
-    assert all(chosen <= plain + TIE for plain, chosen in pairs) and any(chosen < plain - TIE for plain, chosen in pairs)
+    assert all(chosen <= plain + TIE for plain, chosen in pairs) and any(
+        chosen < plain - TIE for plain, chosen in pairs
+    )
     judged = VowelJudge()([summary.text for summary in many.stream(said)]).probability
     assert judged.tolist() == [chosen for _, chosen in pairs]
 

@@ -28,7 +28,9 @@ def test_other_options_are_named_and_nothing_is_touched(changed, tmp_path):
     resume(out, OPTIONS)
     out.write_text("whole\ntorn")
     beside = (tmp_path / "out.jsonl.options.json").read_text()
-    with pytest.raises(ValueError, match=rf"was made with {next(iter(changed))} .* \(now .*\): go on with the same, ") as error:
+    with pytest.raises(
+        ValueError, match=rf"was made with {next(iter(changed))} .* \(now .*\): go on with the same, "
+    ) as error:
         resume(out, OPTIONS | changed)
     assert "model" not in str(error.value)
     assert out.read_text() == "whole\ntorn" and (tmp_path / "out.jsonl.options.json").read_text() == beside

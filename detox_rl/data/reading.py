@@ -109,7 +109,9 @@ class Table:
         if text is None or not str(text).strip():
             raise ValueError(f"{place} has no dialogue in column {self.column!r}: correct it, or leave the row out.")
         if not isinstance(text, str):
-            raise ValueError(f"{place} has {type(text).__name__} in column {self.column!r}, not text: name another column.")
+            raise ValueError(
+                f"{place} has {type(text).__name__} in column {self.column!r}, not text: name another column."
+            )
         return Dialogue(row.get("id"), _clean(text))
 
 

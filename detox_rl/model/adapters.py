@@ -16,6 +16,7 @@ from peft.utils import CONFIG_NAME
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from transformers import T5ForConditionalGeneration
+
 from detox_rl import embedded
 from detox_rl.errors import first_line
 from detox_rl.model.recipe import holds

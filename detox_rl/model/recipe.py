@@ -17,7 +17,8 @@ library_name: peft
 ---
 # A LoRA adapter that summarises dialogues
 
-Made by detox_rl. What it needs stands in `recipe.json`. With plain PEFT:
+Made by detox_rl: `python -m detox_rl.summarize --model "FOLDER OF THIS FILE" chat.txt`. What it needs stands in
+`recipe.json`. With plain PEFT:
 
 ```python
 from peft import PeftModel

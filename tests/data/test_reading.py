@@ -80,7 +80,11 @@ def test_no_more_is_read_than_is_asked_for(name, tmp_path):
 
 HEAD = '{"dialogue": "A: hi"}\n'
 WRONG = {
-    "no column": ("a.jsonl", '{"text": "A", "id": 1}', r"Row 0 of .*a\.jsonl .* has no column 'dialogue', only text, id"),
+    "no column": (
+        "a.jsonl",
+        '{"text": "A", "id": 1}',
+        r"Row 0 of .*a\.jsonl .* has no column 'dialogue', only text, id",
+    ),
     "no column in csv": ("a.csv", "id,chat\n1,A: hi\n", r"Row 0 of .*has no column 'dialogue', only id, chat"),
     "blank": ("a.jsonl", HEAD + '{"dialogue": " \\n"}', r"Row 1 of .* has no dialogue in column 'dialogue'"),
     "null": ("a.jsonl", HEAD + '{"dialogue": null}', r"Row 1 of .* has no dialogue"),
