@@ -83,6 +83,7 @@ class Summarizer:
             model = str(Path(model) / "adapter")
         recipe = None if model is None else read_recipe(resolve(model))
         self.engine = load_engine(model, base_model)
+        self.tokenizer = self.engine.tokenizer
         self.prompt = prompt or Prompt()
         if prompt is None and recipe is not None and recipe.prompt_template is not None:
             self.prompt = Prompt(recipe.prompt_template, recipe.max_prompt_tokens or self.prompt.max_tokens)
@@ -128,13 +129,13 @@ class Summarizer:
         Raises:
             ValueError: if summaries are as long as what the model can read.
         """
-        split = [self.prompt.split(self.engine.tokenizer, dialogue) for dialogue in dialogues]
+        split = [self.prompt.split(self.tokenizer, dialogue) for dialogue in dialogues]
         counts = [len(parts) for parts in split]
         while long := [row for row, parts in enumerate(split) if len(parts) > 1]:
             texts = iter(self._respond([part for row in long for part in split[row]], self.search))
             for row in long:
                 joined = "\n".join(next(texts)[0].text for _ in split[row])
-                fewer = self.prompt.split(self.engine.tokenizer, joined)
+                fewer = self.prompt.split(self.tokenizer, joined)
                 if len(fewer) >= len(split[row]):
                     raise ValueError(
                         f"A dialogue is longer than the model's window of {self.prompt.max_tokens} tokens, and so are the "
@@ -145,7 +146,7 @@ class Summarizer:
 
     def _respond(self, dialogues: list[str], decoding: Decoding) -> list[list[Candidate]]:
         """Candidates of each dialogue; those of like length share a batch."""
-        prompts, _ = self.prompt.encode(self.engine.tokenizer, dialogues)
+        prompts, _ = self.prompt.encode(self.tokenizer, dialogues)
         order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
         found: dict[int, list[Candidate]] = {}
         for start in range(0, len(order), self.batch_size):

@@ -28,7 +28,7 @@ def test_summaries_are_those_of_transformers_own_generate(adapted, tiny_t5, tiny
     summarizer = Summarizer(tiny_adapter if adapted else None, tiny_t5, max_new_tokens=12)
     responses = summarizer(ids, mask)
     expected = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=12, **GREEDY)
-    assert responses.texts == summarizer.engine.tokenizer.batch_decode(expected, skip_special_tokens=True)
+    assert responses.texts == summarizer.tokenizer.batch_decode(expected, skip_special_tokens=True)
     assert responses.ended == [1 in row for row in expected.tolist()]
 
 
@@ -53,7 +53,7 @@ def test_mean_logprobs_are_those_of_transformers(adapted, tiny_t5, tiny_adapter,
     texts = ["Tom", "Anna is an idiot", "", "you are good", "hello", "the home"]
     found = summarizer.mean_logprobs(summarizer.encode(ids, mask), texts)
     for row, text in enumerate(texts):
-        labels = summarizer.engine.tokenizer(text, return_tensors="pt").input_ids  # this tokenizer adds the EOS
+        labels = summarizer.tokenizer(text, return_tensors="pt").input_ids  # this tokenizer adds the EOS
         with torch.no_grad():
             expected = -model(
                 input_ids=ids[row : row + 1], attention_mask=mask[row : row + 1], labels=labels
@@ -122,7 +122,7 @@ def test_what_a_policy_has_learnt_is_what_its_export_says(warm, tiny_t5, tiny_ad
         folder = str(tmp_path / generation)
         policy.save_adapter(folder)
         summarizer = Summarizer(folder, max_new_tokens=12)
-        expected = respond(policy, summarizer.engine.tokenizer, policy.encode(ids, mask), 12).texts
+        expected = respond(policy, summarizer.tokenizer, policy.encode(ids, mask), 12).texts
         assert summarizer(ids, mask).texts == expected != before
 
 
@@ -187,7 +187,7 @@ def test_a_dialogue_beyond_the_window_is_read_in_parts(said, tiny_t5, tiny_adapt
     summarizer = Summarizer(tiny_adapter, tiny_t5, 12, Prompt("{dialogue} TL;DR", 40))
     long = "\n".join(said[-5:])
     dialogue, splits = long, []
-    while len(parts := summarizer.prompt.split(summarizer.engine.tokenizer, dialogue)) > 1:
+    while len(parts := summarizer.prompt.split(summarizer.tokenizer, dialogue)) > 1:
         splits.append(len(parts))
         dialogue = "\n".join(summarizer.summarize([part])[0] for part in parts)
     assert splits[0] > splits[1] > 1
