@@ -1,15 +1,16 @@
 """Dialogues to summaries: a model used as its recipe says, and which of its texts are taken."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from detox_rl.classifiers import Classifier, Detoxify, check_classifier
+from detox_rl.classifiers import Detoxify, check_classifier
 from detox_rl.data.prompts import Prompt
 from detox_rl.embedded import EMBEDDED
 from detox_rl.engines import Candidate, Decoding, TorchEngine, load_engine
@@ -44,8 +45,8 @@ class Summarizer:
     summarised in its place.
 
     Args:
-        model: folder of a run, folder or hub id of a PEFT adapter or of a whole T5, `embedded` for the warm start, or
-            None for the bare base.
+        model: folder of a run, folder or hub id of a PEFT adapter or of a whole T5, folder of an exported CTranslate2
+            model, `embedded` for the warm start, or None for the bare base.
         base_model: of an adapter: folder or hub id, or `embedded`; unset: the one of the recipe, else `embedded`.
         max_new_tokens: summaries are cut there; unset: as the recipe says, else 48.
         prompt: unset: that of the recipe, else the usual one.
@@ -74,14 +75,15 @@ class Summarizer:
         judge: Callable | None = None,  # a Classifier; jsonargparse would hold a Protocol's signature to the letter
         batch_size: int = 32,
     ) -> None:
-        least = {"max_new_tokens": 1, "num_beams": 1, "temperature": ABOVE_ZERO, "seed": 0, "best_of": 1, "batch_size": 1}
-        check_bounds(locals(), "", {name: (low, float("inf")) for name, low in least.items()})
+        counts = dict.fromkeys(("max_new_tokens", "num_beams", "best_of", "batch_size"), (1, math.inf))
+        check_bounds(locals(), "", {**counts, "temperature": (ABOVE_ZERO, math.inf), "seed": (0, math.inf)})
         if num_beams > 1 and (temperature is not None or best_of is not None):
             raise ValueError("num_beams searches, temperature and best_of draw: leave out one or the other.")
         if model is not None and (Path(model) / "adapter").is_dir():  # the folder of a run
             model = str(Path(model) / "adapter")
         recipe = None if model is None else read_recipe(resolve(model))
         self.engine = load_engine(model, base_model)
+        self.tokenizer = self.engine.tokenizer
         self.prompt = prompt or Prompt()
         if prompt is None and recipe is not None and recipe.prompt_template is not None:
             self.prompt = Prompt(recipe.prompt_template, recipe.max_prompt_tokens or self.prompt.max_tokens)
@@ -127,13 +129,13 @@ class Summarizer:
         Raises:
             ValueError: if summaries are as long as what the model can read.
         """
-        split = [self.prompt.split(self.engine.tokenizer, dialogue) for dialogue in dialogues]
+        split = [self.prompt.split(self.tokenizer, dialogue) for dialogue in dialogues]
         counts = [len(parts) for parts in split]
         while long := [row for row, parts in enumerate(split) if len(parts) > 1]:
             texts = iter(self._respond([part for row in long for part in split[row]], self.search))
             for row in long:
                 joined = "\n".join(next(texts)[0].text for _ in split[row])
-                fewer = self.prompt.split(self.engine.tokenizer, joined)
+                fewer = self.prompt.split(self.tokenizer, joined)
                 if len(fewer) >= len(split[row]):
                     raise ValueError(
                         f"A dialogue is longer than the model's window of {self.prompt.max_tokens} tokens, and so are the "
@@ -144,7 +146,7 @@ class Summarizer:
 
     def _respond(self, dialogues: list[str], decoding: Decoding) -> list[list[Candidate]]:
         """Candidates of each dialogue; those of like length share a batch."""
-        prompts, _ = self.prompt.encode(self.engine.tokenizer, dialogues)
+        prompts, _ = self.prompt.encode(self.tokenizer, dialogues)
         order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
         found: dict[int, list[Candidate]] = {}
         for start in range(0, len(order), self.batch_size):

@@ -480,7 +480,6 @@ BAD: dict[str, tuple[Callable[[Place], tuple[Callable, list[str]]], str]] = {
     "summarize: a folder": (lambda p: p.summarize(str(p.folder)), "Is a directory"),
     "summarize: binary": (lambda p: p.summarize(p.file("a.txt", bytes(range(256)))), "not UTF-8"),
     "summarize: empty": (lambda p: p.summarize(p.file("a.txt", "")), "a.txt is empty"),
-    "summarize: no file named": (lambda p: p.summarize(), "file"),
     "summarize: adapter missing": (lambda p: p.summarize(p.file("a.txt", TEXT), adapter="nowhere"), "'nowhere'"),
     "summarize: no hub model": (lambda p: p.summarize(p.file("a.txt", TEXT), base="nobody/t5"), "'nobody/t5'"),
     "summarize: adapter of another base": (
@@ -489,6 +488,54 @@ BAD: dict[str, tuple[Callable[[Place], tuple[Callable, list[str]]], str]] = {
     "summarize: no new tokens": (
         lambda p: p.summarize(p.file("a.txt", TEXT), "--max_new_tokens", "0"), "max_new_tokens must be at least 1",
     ),
+    "summarize: blank dialogue": (lambda p: p.summarize("--dialogue", " "), "dialogue is empty"),
+    "summarize: unknown suffix": (lambda p: p.summarize(p.file("a.docx", TEXT)), "ends in none of .txt, .json"),
+    "summarize: no such column": (
+        lambda p: p.summarize(p.file("a.jsonl", rows(1)), "--dialogue_column", "chat"),
+        "no column 'chat', only id, dialogue, summary",
+    ),
+    "summarize: a row without dialogue": (
+        lambda p: p.summarize(p.file("a.jsonl", rows(2, dialogue=""))), "Row 0 of .* has no dialogue",
+    ),
+    "summarize: best of none": (
+        lambda p: p.summarize(p.file("a.txt", TEXT), "--best_of", "0"), "best_of must be at least 1, not 0",
+    ),
+    "summarize: no beams": (lambda p: p.summarize(p.file("a.txt", TEXT), "--num_beams", "0"), "num_beams must be"),
+    "summarize: frozen": (lambda p: p.summarize(p.file("a.txt", TEXT), "--temperature", "0"), "temperature must be above"),
+    "summarize: searches and draws": (
+        lambda p: p.summarize(p.file("a.txt", TEXT), "--num_beams", "2", "--temperature", "1"), "leave out one or",
+    ),
+    "summarize: limit above 1": (
+        lambda p: p.summarize(p.file("a.txt", TEXT), "--max_toxicity", "50"), "max_toxicity must be at least 0 and at most 1",
+    ),
+    "summarize: flags without a limit": (
+        lambda p: p.summarize(p.file("a.txt", TEXT), "--flag_only", "true"), "flag_only marks rows above max_toxicity",
+    ),
+    "summarize: flags in text": (
+        lambda p: p.summarize(p.file("a.txt", TEXT), "--flag_only", "true", "--max_toxicity", "0.5"), "name a .jsonl file",
+    ),
+    "summarize: no such judge": (
+        lambda p: p.summarize(p.file("a.txt", TEXT), "--judge", "nobody.Judge"), "nobody",
+    ),
+    "summarize: no folder to write into": (
+        lambda p: p.summarize(p.file("a.txt", TEXT), "--out", "nowhere/out.txt"), "There is no folder nowhere",
+    ),
+    "summarize: unknown kind of output": (
+        lambda p: p.summarize(p.file("a.txt", TEXT), "--out", "out.csv"), "out must end in .jsonl or .txt, not 'out.csv'",
+    ),
+    "summarize: output is the input": (
+        lambda p: p.summarize(p.file("a.jsonl", rows(2)), "--out", "a.jsonl"), "a.jsonl is there already",
+    ),
+    "summarize: no model": (
+        lambda p: (summarize.main, [p.file("a.txt", TEXT), "--model", "nowhere"]), "There is no model 'nowhere'",
+    ),
+    "summarize: the base of no adapter": (
+        lambda p: p.summarize(p.file("a.txt", TEXT), adapter=p.other_base), "leave base_model out for a whole model",
+    ),
+    "summarize: not a T5": (
+        lambda p: (summarize.main, [p.file("a.txt", TEXT), "--model", p.hate("nothate", "hate")]), "detox_rl needs a T5",
+    ),
+    "summarize: another option": (lambda p: p.summarize(p.file("a.txt", TEXT), "--adapter", "x"), "adapter"),
 }  # fmt: skip
 
 

@@ -30,6 +30,7 @@ needs_ctranslate2 = pytest.mark.skipif(
 WHOLE = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 DIALOGUES = [row["dialogue"] for row in embedded_rows("validation")[:6]]
 OWN = "{dialogue}\nTom thinks:"
+OF_THE_CARD = "Tom: You left the bin open.\nAnna: Sorry, I will close it."
 REPORT = {
     "headline": ["It became cleaner."], "baseline": "warm start", "systems": [{"name": "warm start"}, {"name": "trained"}],
     "data": {"split": "test", "n": 2, "rude": 1}, "means": [], "differences": [], "measures": {},
@@ -81,6 +82,14 @@ def moved_checkpoint(run: Path, folder: Path) -> Path:
     return copy / "checkpoints" / "moved.ckpt"
 
 
+def said_by_the_card(folder: Path, capfd) -> str:
+    """What the lines of code in the folder's README print: the summary of one dialogue of theirs."""
+    (code,) = re.findall(r"^```python\n(.*?)^```", (folder / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    capfd.readouterr()
+    exec(code.replace("FOLDER OF THIS FILE", str(folder)), {})
+    return capfd.readouterr().out.removesuffix("\n")
+
+
 def generated(model, tokenizer, prompt: Prompt, **options) -> list[str]:
     """Texts of plain `generate`, a dialogue at a time."""
     prompts, _ = prompt.encode(tokenizer, DIALOGUES)
@@ -104,6 +113,7 @@ def test_a_merged_folder_says_in_plain_transformers_what_the_run_says(run, tmp_p
         DIALOGUES
     )
     assert "equal greedy summaries" in capfd.readouterr().out
+    assert said_by_the_card(out, capfd) == Summarizer(str(run)).summarize([OF_THE_CARD])[0]
 
 
 @pytest.mark.parametrize("shape", VARIANTS)
@@ -297,6 +307,7 @@ def test_a_ctranslate2_folder_summarises_like_the_run_without_its_weights(conver
     expected = Summarizer(str(run)).summarize(DIALOGUES)
     monkeypatch.setattr("detox_rl.engines.Policy", lambda *args, **options: pytest.fail("PyTorch weights were loaded"))
     assert Summarizer(str(converted)).summarize(DIALOGUES) == expected
+    assert [said_by_the_card(converted, capfd)] == Summarizer(str(converted)).summarize([OF_THE_CARD])
     (tmp_path / "dialogue.txt").write_text(DIALOGUES[0], encoding="utf-8")
     capfd.readouterr()
     summarize.main(["--model", str(converted), str(tmp_path / "dialogue.txt")])

@@ -8,11 +8,11 @@ import pytest
 LAYERS = """
 functional.advantages functional.dual functional.kl functional.logprobs functional.losses functional.masking
 functional.scores functional.statistics <
-errors text conflict.record conflict.tokens < embedded < conflict.lexicon < conflict.grammar < conflict.people <
+errors text writing conflict.record conflict.tokens < embedded < conflict.lexicon < conflict.grammar < conflict.people <
 conflict.clauses conflict.quotes < conflict.report < model.linear model.recipe < model.vocabulary model.t5
 model.adapters < model.policy model.translator < model.step_decoder model.merged rollout < model.sampling <
-data.prompts data.sources data.batching < engines data.datamodule < classifiers summaries < meaning < rewards < floors < metrics < summarizer <
-training validation < checkpoints <
+data.prompts data.sources data.batching < engines data.reading data.datamodule < classifiers summaries < meaning <
+rewards < floors < metrics < summarizer < training validation < checkpoints <
 ppo_module sft_module < report.wording report.statistics report.measures report.curves report.provenance
 report.charts < report.judges report.dialogues report.systems report.tables report.picture < report.runs report.card
 report.values report.before_after report.page < report.figures report.files < guard callbacks self_check < trainers
