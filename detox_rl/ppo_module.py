@@ -21,7 +21,7 @@ from detox_rl.data.prompts import load_tokenizer
 from detox_rl.embedded import EMBEDDED
 from detox_rl.errors import ABOVE_ZERO, check_bounds
 from detox_rl.floors import DEFAULT_FLOORS, Floors
-from detox_rl.functional.advantages import gae, token_rewards
+from detox_rl.functional.advantages import gae, leave_one_out, token_rewards
 from detox_rl.functional.kl import adapt_kl_coef, k1, k3
 from detox_rl.functional.losses import clipped_policy_loss, clipped_value_loss
 from detox_rl.functional.masking import masked_sum
@@ -57,6 +57,7 @@ MAX_SKIPPED = 5  # non-finite minibatches in a row after which going on is point
 MOST = float("inf")
 BOUNDS = {
     **dict.fromkeys(("ppo_epochs", "minibatch_size", "micro_batch_size", "lora_rank", "lora_alpha"), (1, MOST)),
+    "samples_per_dialogue": (1, MOST),
     # A summary longer than any prompt takes minutes a batch, and is none.
     "max_new_tokens": (1, 512),
     **dict.fromkeys(
@@ -90,6 +91,8 @@ class PPOModule(L.LightningModule):
             best. The default holds where there is such a term; null: no floors.
         max_new_tokens: summaries are cut there.
         temperature: of sampling, and of every log-probability.
+        samples_per_dialogue: 1 estimates advantages by GAE with the value head; from 2 on the other samples of a dialogue
+            are its baseline (RLOO), the value head learns nothing, and a batch has so many summaries a dialogue.
         ppo_epochs: passes over each batch.
         minibatch_size: summaries per update and process.
         micro_batch_size: summaries per backward pass (less memory, same gradient); unset: the minibatch.
@@ -130,6 +133,7 @@ class PPOModule(L.LightningModule):
         floors: dict[str, float] | None = DEFAULT_FLOORS,
         max_new_tokens: int = 48,
         temperature: float = 0.7,
+        samples_per_dialogue: int = 1,
         ppo_epochs: int = 4,
         minibatch_size: int = 16,
         micro_batch_size: int | None = None,
@@ -172,6 +176,7 @@ class PPOModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The path of the data, from prompts to updated weights (manual optimisation). Returns what histograms show."""
         self.seconds: dict[str, float] = defaultdict(float)
+        batch = batch.repeat(self.hparams.samples_per_dialogue)
         with self.timed("sample"):
             sampled, summaries = self.sample(batch)
         with self.timed("reward"):
@@ -190,13 +195,21 @@ class PPOModule(L.LightningModule):
 
     @torch.no_grad()
     def sample(self, batch: Batch) -> tuple[Sampled, Summaries]:
-        """One summary a dialogue, as tokens and as text."""
-        encoded = self.policy.encode(batch.prompt_ids, batch.prompt_mask)
+        """One summary a row, as tokens and as text."""
+        encoded = self.encode(batch)
         responses = self.draw(encoded)
         kept = encoded if self.policy.encoder_is_frozen else None
         prompts = batch.prompt_ids, batch.prompt_mask, kept
         sampled = Sampled(*prompts, responses.ids, responses.mask, responses.logprobs)
         return sampled, Summaries(responses.texts, batch.dialogues, batch.references, responses.ended)
+
+    def encode(self, batch: Batch) -> Encoded:
+        """Each dialogue once, however often a batch repeats it."""
+        samples = self.hparams.samples_per_dialogue
+        dialogues = len(batch.ids) // samples
+        encoded = self.policy.encode(batch.prompt_ids[:dialogues], batch.prompt_mask[:dialogues])
+        rows = torch.arange(dialogues, device=self.device)
+        return encoded if samples == 1 else encoded.rows(rows.repeat(samples))
 
     def draw(self, encoded: Encoded) -> Responses:
         """Summaries by the active model; all that an iteration draws, it draws by the same random numbers."""
@@ -230,7 +243,11 @@ class PPOModule(L.LightningModule):
             columns.append([F.pad(column, pad) for column in (logprobs, ref_logprobs, values)])
         logprobs, ref_logprobs, values = (torch.cat(column) for column in zip(*columns))
         rewards = token_rewards(scores, k1(logprobs, ref_logprobs), mask, self.kl_coef.float())
-        advantages, returns = gae(rewards, values, mask, hparams.gamma, hparams.lam)
+        if hparams.samples_per_dialogue == 1:
+            advantages, returns = gae(rewards, values, mask, hparams.gamma, hparams.lam)
+        else:
+            advantages = leave_one_out(rewards.sum(-1), hparams.samples_per_dialogue).unsqueeze(-1).expand(mask.shape)
+            returns = values  # there is nothing that the value head should learn
         advantages = whiten(advantages, mask, sum_over_ranks(moments(advantages, mask), self.trainer))
         return Rollout(sampled, logprobs, ref_logprobs, values, advantages, returns)
 
@@ -312,7 +329,7 @@ class PPOModule(L.LightningModule):
         if not self.floors:
             return
         with self.policy.reference():
-            drawn = self.draw(sampled.encoded or self.policy.encode(batch.prompt_ids, batch.prompt_mask))
+            drawn = self.draw(sampled.encoded or self.encode(batch))
         floored = {name: term for name, term in named(self.rewards).items() if name in self.floors}
         before = term_values(floored, Summaries(drawn.texts, batch.dialogues, batch.references, drawn.ended))
         columns = [name in floored for name in named(self.rewards)]
@@ -400,7 +417,7 @@ class PPOModule(L.LightningModule):
             "ppo/sampler_gap_max": gap.max(),
             "tokens/responses_len_mean": lengths.mean(),
             "tokens/responses_len_std": lengths.std(unbiased=False),
-            **text_statistics(summaries.texts, summaries.references),
+            **text_statistics(summaries),
             **{f"reward/{name}": mean for name, mean in zip(names, terms.mean(0))},
             **{f"share/{name}": part for name, part in zip(names, share / share.sum().clamp_min(1e-12))},
             **self.floors.figures(),
@@ -477,7 +494,7 @@ class PPOModule(L.LightningModule):
             ValueError: if trainer, data or rewards do not fit this model.
         """
         check_trainer(trainer)
-        check_data(data, self.policy, self.hparams.minibatch_size)
+        check_data(data, self.policy, self.hparams.minibatch_size, self.hparams.samples_per_dialogue)
         check_terms(self.rewards)
 
     def on_fit_start(self) -> None:
