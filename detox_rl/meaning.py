@@ -7,6 +7,7 @@ here knows `detox_rl.conflict`: what is rewarded must not be what is measured by
 import functools
 import math
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -153,7 +154,8 @@ class ConflictReported:
 
     p is the probability, by logistic regression on which content words a text has, that the text is the reference of a
     dialogue that the data calls rude; learnt from the training references, without the names of the speakers. It does
-    not see who is hostile to whom, nor whether the rest is true: give it together with a term that does.
+    not see who is hostile to whom, nor whether the rest is true: give it together with a term that does. Where the data
+    calls no dialogue rude, or all of them, it says so and is 1 for every summary, which leaves it out of the score.
     """
 
     weight: float = 1.0
@@ -161,23 +163,22 @@ class ConflictReported:
 
     def __post_init__(self) -> None:
         self.model: Any = None
+        self.learnt = False
 
     def fit(self, examples: Examples) -> None:
-        """Learns how summaries of rude dialogues differ from those of polite ones.
-
-        Raises:
-            ValueError: The data calls none of the dialogues rude, or all of them.
-        """
+        """Learns how summaries of rude dialogues differ from those of polite ones, and warns where there is nothing to learn."""
         from sklearn.feature_extraction.text import CountVectorizer  # takes a second, and most runs need none
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
 
-        rude = sum(examples.rude)
+        rude, self.learnt, self.model = sum(examples.rude), True, None
         if not 0 < rude < len(examples.rude):
-            raise ValueError(
-                f"the data calls {rude} of {len(examples.rude)} training dialogues rude, and rude ones must be told from "
-                "polite ones; name the column that does with data.rude_column, or leave out this term."
+            warnings.warn(
+                f"The data calls {rude} of {len(examples.rude)} training dialogues rude, so whether conflicts are reported "
+                "is not rewarded: name the column that says which dialogues are rude with data.rude_column.",
+                stacklevel=2,
             )
+            return
         words = CountVectorizer(analyzer=tuple, binary=True, min_df=0.01)  # rarer words say what a dialogue is about
         self.model = make_pipeline(words, LogisticRegression(class_weight="balanced"))
         self.model.fit(_without_names(examples.references, examples.dialogues), examples.rude)
@@ -185,6 +186,8 @@ class ConflictReported:
     def __call__(self, summaries: Summaries) -> Tensor:
         """One value a summary. (batch,)"""
         summaries.require_references()
+        if self.learnt and self.model is None:
+            return torch.ones(len(summaries.texts))
         said = self.probability(summaries.texts, summaries.dialogues)
         return 1.0 - (said - self.probability(summaries.references, summaries.dialogues)).abs()
 

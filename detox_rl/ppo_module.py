@@ -14,19 +14,17 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from detox_rl.checkpoints import check_fits, keep_trained
-from detox_rl.classifiers import named
 from detox_rl.data.batching import Batch
 from detox_rl.data.datamodule import DialogueDataModule
 from detox_rl.data.prompts import load_tokenizer
 from detox_rl.embedded import EMBEDDED
 from detox_rl.errors import ABOVE_ZERO, check_bounds
-from detox_rl.floors import DEFAULT_FLOORS, Floors
+from detox_rl.floors import DEFAULT_FLOORS
 from detox_rl.functional.advantages import gae, leave_one_out, token_rewards
 from detox_rl.functional.kl import adapt_kl_coef, k1, k3
 from detox_rl.functional.losses import clipped_policy_loss, clipped_value_loss
 from detox_rl.functional.masking import masked_sum
-from detox_rl.functional.scores import comoments, inverse_std, standardised_sum
-from detox_rl.functional.statistics import explained_variance, moments, whiten
+from detox_rl.functional.statistics import moments, whiten
 from detox_rl.metrics import text_statistics
 from detox_rl.model.adapters import LoraOptions
 from detox_rl.model.policy import Encoded, Policy, scatter
@@ -37,10 +35,9 @@ from detox_rl.rewards import (
     default_rewards,
     first_classifier,
     fit_terms,
-    term_values,
-    weight_of,
 )
 from detox_rl.rollout import Rollout, Sampled, minibatches, shuffled
+from detox_rl.score import Score
 from detox_rl.training import (
     check_data,
     check_trainer,
@@ -117,7 +114,6 @@ class PPOModule(L.LightningModule):
     """
 
     kl_coef: Tensor
-    comoments: Tensor
     automatic_optimization = False
     strict_loading = False  # a checkpoint holds what is trained; `check_fits` sees to the rest
 
@@ -166,9 +162,8 @@ class PPOModule(L.LightningModule):
         self.tokenizer = load_tokenizer(base_model, self.policy.t5.config)
         self.rewards = default_rewards() if rewards is None else rewards
         self.register_buffer("kl_coef", torch.tensor(kl_coef, dtype=torch.float64))
-        self.register_buffer("comoments", torch.zeros(2 * [1 + len(self.rewards)], dtype=torch.float64))
-        self.floors = Floors(self.rewards, floors)
-        self.validation = Validation(self.rewards, first_classifier(self.rewards), self.floors.allowances)
+        self.score = Score(self.rewards, floors)
+        self.validation = Validation(self.rewards, first_classifier(self.rewards), self.score.floors.allowances)
         self.skipped_in_a_row = 0
 
     # -- one iteration ---------------------------------------------------------------------------
@@ -180,8 +175,8 @@ class PPOModule(L.LightningModule):
         with self.timed("sample"):
             sampled, summaries = self.sample(batch)
         with self.timed("reward"):
-            terms = term_values(named(self.rewards), summaries).to(self.device)
-            scores = self.score(terms)
+            terms = self.score.values(summaries)
+            scores = self.score(terms, self.reduce)
         with self.timed("estimate"):
             rollout = self.estimate_advantages(sampled, scores)
         with self.timed("update"):
@@ -219,14 +214,6 @@ class PPOModule(L.LightningModule):
         uniforms = uniforms[self.global_rank :: ranks].to(self.device)
         return respond(self.policy, self.tokenizer, encoded, limit, self.hparams.temperature, uniforms)
 
-    def score(self, terms: Tensor) -> Tensor:
-        """Terms as one score: each on the scale of all its values of all ranks so far, and then their weighted sum.
-
-        (batch, terms) -> (batch,)
-        """
-        self.comoments += sum_over_ranks(comoments(terms), self.trainer)
-        return standardised_sum(terms, self.weights(), self.comoments)
-
     @torch.no_grad()
     def estimate_advantages(self, sampled: Sampled, scores: Tensor) -> Rollout:
         """Log-probs under policy and reference, values, and what they and the scores (batch,) say of each token.
@@ -247,8 +234,8 @@ class PPOModule(L.LightningModule):
             advantages, returns = gae(rewards, values, mask, hparams.gamma, hparams.lam)
         else:
             advantages = leave_one_out(rewards.sum(-1), hparams.samples_per_dialogue).unsqueeze(-1).expand(mask.shape)
-            returns = values  # there is nothing that the value head should learn
-        advantages = whiten(advantages, mask, sum_over_ranks(moments(advantages, mask), self.trainer))
+            returns = values
+        advantages = whiten(advantages, mask, self.reduce(moments(advantages, mask)))
         return Rollout(sampled, logprobs, ref_logprobs, values, advantages, returns)
 
     def recompute(self, sampled: Sampled) -> tuple[Tensor, Tensor, Tensor]:
@@ -280,7 +267,7 @@ class PPOModule(L.LightningModule):
     def update_on(self, minibatch: Rollout) -> dict[str, Tensor]:
         """One optimiser step; the gradient is that of the mean over the real tokens of all ranks."""
         optimizer = self.optimizers().optimizer
-        tokens = sum_over_ranks(minibatch.mask.sum().float(), self.trainer)
+        tokens = self.reduce(minibatch.mask.sum().float())
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         optimizer.zero_grad(set_to_none=True)
         for piece in minibatches(minibatch, self.hparams.micro_batch_size or len(minibatch.mask)):
@@ -291,7 +278,7 @@ class PPOModule(L.LightningModule):
                 sums[name] = sums[name] + value
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         grad_norm = torch.nn.utils.clip_grad_norm_(parameters, self.hparams.max_grad_norm)
-        means = sum_over_ranks(torch.stack(list(sums.values())), self.trainer) / tokens
+        means = self.reduce(torch.stack(list(sums.values()))) / tokens
         finite = bool(means.isfinite().all() & grad_norm.isfinite())
         self.count_skipped(finite)
         if finite:
@@ -305,7 +292,9 @@ class PPOModule(L.LightningModule):
         logprobs, entropy, values = self.recompute(rollout.sampled)
         policy_loss = clipped_policy_loss(logprobs, rollout.logprobs, rollout.advantages, hparams.clip_range)
         value_loss = clipped_value_loss(values, rollout.values, rollout.returns, hparams.value_clip_range)
-        loss = policy_loss + hparams.value_coef * value_loss
+        # Where other samples are the baseline, there is nothing that the value head should learn.
+        value_coef = hparams.value_coef if hparams.samples_per_dialogue == 1 else 0.0
+        loss = policy_loss + value_coef * value_loss
         if hparams.entropy_coef:  # the entropy's gradient costs two more passes over the vocabulary
             loss = loss - hparams.entropy_coef * entropy
         with torch.no_grad():
@@ -326,26 +315,18 @@ class PPOModule(L.LightningModule):
     @torch.no_grad()
     def hold_floors(self, batch: Batch, sampled: Sampled, terms: Tensor) -> None:
         """Moves multipliers by what the terms (batch, terms) are beside those of the reference's samples."""
-        if not self.floors:
+        if not self.score.floors:
             return
         with self.policy.reference():
             drawn = self.draw(sampled.encoded or self.encode(batch))
-        floored = {name: term for name, term in named(self.rewards).items() if name in self.floors}
-        before = term_values(floored, Summaries(drawn.texts, batch.dialogues, batch.references, drawn.ended))
-        columns = [name in floored for name in named(self.rewards)]
-        differences = terms[:, columns] - before.to(self.device)
-        sums = torch.stack([moments(column) for column in differences.T])
-        self.floors.update(sum_over_ranks(sums, self.trainer), inverse_std(self.comoments)[columns])
+        before = Summaries(drawn.texts, batch.dialogues, batch.references, drawn.ended)
+        self.score.hold_floors(terms, before, self.reduce)
 
     # -- bookkeeping -----------------------------------------------------------------------------
 
-    def weights(self) -> Tensor:
-        """Of each term on its own scale. (terms,)"""
-        return self.floors.weights(named(self.rewards)).to(self.device)
-
-    def scale(self) -> Tensor:
-        """Of each term in its own units: weight over running standard deviation, 0 before it has varied. (terms,)"""
-        return self.weights() * inverse_std(self.comoments)
+    def reduce(self, sums: Tensor) -> Tensor:
+        """Over all ranks."""
+        return sum_over_ranks(sums, self.trainer)
 
     def generator(self, purpose: str) -> torch.Generator:
         """The random numbers of this iteration."""
@@ -375,7 +356,7 @@ class PPOModule(L.LightningModule):
             return
         kl = k1(rollout.logprobs, rollout.ref_logprobs)
         rows = torch.tensor(float(len(kl)), device=self.device)
-        per_summary = sum_over_ranks(kl.sum(), self.trainer) / sum_over_ranks(rows, self.trainer)
+        per_summary = self.reduce(kl.sum()) / self.reduce(rows)
         if per_summary.isfinite():  # else the coefficient would never be a number again
             self.kl_coef.copy_(
                 adapt_kl_coef(self.kl_coef, per_summary, self.hparams.kl_target, self.hparams.kl_horizon)
@@ -397,33 +378,18 @@ class PPOModule(L.LightningModule):
         statistics: dict[str, Tensor],
     ) -> None:
         """Everything an iteration has to say, logged once."""
-        lengths = rollout.mask.sum(-1).float()
-        names = list(named(self.rewards))
-        # By the weights as given: multipliers move, and the curve would move with them.
-        given = torch.tensor([weight_of(term) for term in self.rewards], dtype=torch.float64, device=self.device)
-        rewards = terms.double() @ (given * inverse_std(self.comoments))
-        share = (self.scale() != 0.0) * self.weights().abs()
-        kl = k1(rollout.logprobs, rollout.ref_logprobs)
-        gap = (rollout.logprobs - rollout.sampled.drawn_logprobs)[rollout.mask].abs()
-        self.log_means({"env/reward_mean": rewards.mean(), "objective/kl": kl.sum(-1).mean()}, prog_bar=True)
+        kl = k1(rollout.logprobs, rollout.ref_logprobs).sum(-1)
         values = {
-            "env/reward_std": rewards.std(unbiased=False),
-            "objective/kl_per_token": kl.sum() / lengths.sum(),
+            **self.score.figures(terms),
+            **rollout.figures(),
+            **text_statistics(summaries),
+            **statistics,
             "objective/kl_coef": self.kl_coef,
             "objective/score": scores.mean(),
-            "ppo/val/var_explained": explained_variance(rollout.values, rollout.returns, rollout.mask),
-            "ppo/returns_mean": rollout.returns[rollout.mask].mean(),
-            "ppo/sampler_gap_mean": gap.mean(),
-            "ppo/sampler_gap_max": gap.max(),
-            "tokens/responses_len_mean": lengths.mean(),
-            "tokens/responses_len_std": lengths.std(unbiased=False),
-            **text_statistics(summaries),
-            **{f"reward/{name}": mean for name, mean in zip(names, terms.mean(0))},
-            **{f"share/{name}": part for name, part in zip(names, share / share.sum().clamp_min(1e-12))},
-            **self.floors.figures(),
-            **statistics,
             **{f"time/ppo/{phase}": seconds for phase, seconds in self.seconds.items()},
         }
+        shown = {"env/reward_mean": values.pop("env/reward_mean"), "objective/kl": kl.mean()}
+        self.log_means(shown, prog_bar=True)
         self.log_means(values)
 
     def log_means(self, values: dict[str, Any], prog_bar: bool = False) -> None:
@@ -448,7 +414,7 @@ class PPOModule(L.LightningModule):
         if self.validation.lacks(batch):
             with self.policy.reference():
                 before = self.greedy(batch)
-        return self.validation.update(batch, before, after, self.scale())
+        return self.validation.update(batch, before, after, self.score.scale())
 
     def greedy(self, batch: Batch) -> Responses:
         """Greedy summaries of the active model."""

@@ -11,7 +11,7 @@ functional.scores functional.statistics <
 errors text conflict.record conflict.tokens < embedded < conflict.lexicon < conflict.grammar < conflict.people <
 conflict.clauses conflict.quotes < conflict.report < model.linear model.recipe < model.vocabulary model.t5
 model.adapters < model.policy < model.step_decoder rollout < model.sampling < data.prompts data.sources
-data.batching < data.datamodule < classifiers summaries < meaning < rewards < floors < metrics < summarizer <
+data.batching < data.datamodule < classifiers summaries < meaning < rewards < floors < score < metrics < summarizer <
 training validation < checkpoints <
 ppo_module sft_module < report.wording report.statistics report.measures report.curves report.provenance
 report.charts < report.judges report.dialogues report.systems report.tables report.picture < report.runs

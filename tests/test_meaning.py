@@ -191,12 +191,13 @@ def test_few_rude_dialogues_among_many_are_enough():
 
 
 @pytest.mark.parametrize("rude", [False, True])
-def test_it_needs_rude_and_polite_dialogues(rude):
-    given = Examples([BIN] * 3, ["Agnes waits."] * 3, [rude] * 3)
-    with pytest.raises(
-        ValueError, match=f"^the data calls {3 * rude} of 3 training dialogues rude, .* data.rude_column"
+def test_without_rude_or_polite_dialogues_it_says_nothing(rude):
+    term = ConflictReported()
+    with pytest.warns(
+        UserWarning, match=f"^The data calls {3 * rude} of 3 training dialogues rude, .* data.rude_column"
     ):
-        ConflictReported().fit(given)
+        term.fit(Examples([BIN] * 3, ["Agnes waits."] * 3, [rude] * 3))
+    assert term(batch_of(["Agnes waits.", "Agnes insults Tariq."])).tolist() == [1.0, 1.0]
     with pytest.raises(ValueError, match=r"seen no training split; call fit\(examples\) first"):
         ConflictReported()(batch_of(["Agnes waits."]))
 

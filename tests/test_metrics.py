@@ -19,6 +19,7 @@ from detox_rl.metrics import (
     text_statistics,
     toxicity,
 )
+from detox_rl.summaries import Summaries
 
 NAMES = ["rouge1", "rouge2", "rougeL", "bleu", "toxicity", "toxic_share", "length_ratio", "words"]
 NAMES += ["distinct1", "distinct2"]

@@ -234,7 +234,7 @@ def test_ppo_finds_the_tilted_distribution(seed, samples, bandit):
         lr=2e-2, lr_schedule="linear", value_coef=0.5, seed=seed, samples_per_dialogue=samples,
     )  # fmt: skip
     # As after very many values of mean 0 and deviation 1: the score is the raw term.
-    module.comoments.copy_(1e12 * torch.eye(3))
+    module.score.comoments.copy_(1e12 * torch.eye(3))
     reference = first_token(module, batch)
     words = [module.tokenizer.decode([y], skip_special_tokens=True) for y in range(12)]
     tilted = reference * torch.tensor([PrefersSome.worth.get(word, 0.0) for word in words]).double().exp()

@@ -53,7 +53,9 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         samples = draw(summarizer, rows, options.samples, options.temperature)
         found = best_of(samples) if options.baseline == "best_of" else best_samples(samples, rows, training)
-    text = "".join(json.dumps(row | {"summary": summary}, ensure_ascii=False) + "\n" for row, summary in zip(rows, found))
+    text = "".join(
+        json.dumps(row | {"summary": summary}, ensure_ascii=False) + "\n" for row, summary in zip(rows, found)
+    )
     options.out.write_text(text, encoding="utf-8")
 
 
@@ -97,7 +99,9 @@ def best_samples(samples: list[list[tuple[str, bool]]], rows: list[dict], traini
     for drawn, row in zip(tqdm(samples), rows):
         texts, ended = map(list, zip(*drawn))
         count = len(texts)
-        values.append(term_values(named(rewards), Summaries(texts, [row["dialogue"]] * count, [row["summary"]] * count, ended)))
+        values.append(
+            term_values(named(rewards), Summaries(texts, [row["dialogue"]] * count, [row["summary"]] * count, ended))
+        )
     weights = torch.tensor([weight_of(term) for term in rewards], dtype=torch.float64)
     scores = standardised_sum(torch.cat(values), weights, comoments(torch.cat(values))).view(len(rows), -1)
     return [drawn[int(best)][0] for drawn, best in zip(samples, scores.argmax(-1))]

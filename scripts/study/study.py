@@ -44,7 +44,9 @@ def main(arguments: list[str] | None = None) -> None:
             run_seed(options.out / options.arm, seed, arm, options.data)
     if options.table:
         reports = {
-            name: [json.loads(path.read_text("utf-8")) for path in sorted(options.out.glob(f"{name}/seed_*/report.json"))]
+            name: [
+                json.loads(path.read_text("utf-8")) for path in sorted(options.out.glob(f"{name}/seed_*/report.json"))
+            ]
             for name in names
         }
         reports = {name: found for name, found in reports.items() if found}

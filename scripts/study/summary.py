@@ -23,7 +23,9 @@ COLUMNS = [
 def mean_of(report: dict, system: str, measure: str, stratum: str) -> float | None:
     """The mean of a system in a report; None where it was not measured."""
     key = system, measure, stratum
-    return next((row["mean"] for row in report["means"] if (row["system"], row["measure"], row["stratum"]) == key), None)
+    return next(
+        (row["mean"] for row in report["means"] if (row["system"], row["measure"], row["stratum"]) == key), None
+    )
 
 
 def systems(reports: list[dict]) -> list[str]:
@@ -65,11 +67,15 @@ def frontier(reports: dict[str, list[dict]], path: Path) -> None:
         path: of the picture.
     """
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True)
-    for axis, (measure, title) in zip(axes, (("reports", "reports the conflict, share"), ("recallL", "ROUGE-L recall"))):
+    for axis, (measure, title) in zip(
+        axes, (("reports", "reports the conflict, share"), ("recallL", "ROUGE-L recall"))
+    ):
         for number, (arm, found) in enumerate(reports.items()):
             for system in systems(found):
                 points = [(mean_of(report, system, measure, "rude"), _toxicity(report, system)) for report in found]
                 points = [point for point in points if None not in point]
+                if not points:
+                    continue
                 marker = {"warm start": "o", "trained": "s", "references": "*"}.get(system, "x")
                 label = f"{arm}: {system}"
                 axis.scatter(*zip(*points), marker=marker, color=f"C{number}", label=label, alpha=0.8)

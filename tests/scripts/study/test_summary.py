@@ -61,7 +61,11 @@ def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
         if name == "evaluate":
             (tmp_path / "arm" / "seed_3" / "report.json").write_text("{}")
 
-    for folder in ("start/lightning_logs/version_0", "seed_3/lightning_logs/version_0", "seed_3/lightning_logs/version_1"):
+    for folder in (
+        "start/lightning_logs/version_0",
+        "seed_3/lightning_logs/version_0",
+        "seed_3/lightning_logs/version_1",
+    ):
         (tmp_path / "arm" / folder / "checkpoints").mkdir(parents=True)
     cut_off = tmp_path / "arm" / "seed_3" / "lightning_logs" / "version_1" / "checkpoints" / "last.ckpt"
     cut_off.touch()
@@ -78,7 +82,10 @@ def test_the_test_split_of_samsum_is_in_nothing_else(tmp_path):
     turns = lambda text: "\n".join([f"Tom: {text}"] * 20)
     said = [f"what an idiot number {n}" if n % 2 else f"a fine day number {n}" for n in range(12)]
     rows = [{"id": n, "dialogue": turns(text), "summary": "They talk."} for n, text in enumerate(said)]
-    rows += [{"id": 90, "dialogue": "", "summary": "Nothing."}, {"id": 91, "dialogue": "Tom: idiot", "summary": "Short."}]
+    rows += [
+        {"id": 90, "dialogue": "", "summary": "Nothing."},
+        {"id": 91, "dialogue": "Tom: idiot", "summary": "Short."},
+    ]
     for split, part in (("train", rows), ("val", rows[:2])):
         with gzip.open(tmp_path / f"samsum.{split}.jsonl.gz", "wt") as file:
             file.writelines(json.dumps(row) + "\n" for row in part)
@@ -90,5 +97,7 @@ def test_the_test_split_of_samsum_is_in_nothing_else(tmp_path):
     }
     ids = {split: {row["id"] for row in found} for split, found in splits.items()}
     assert sum(row["rudeness"] != "none" for row in splits["test"]) == 3 and len(splits["test"]) == 6
-    assert not ids["train"] & ids["test"] and not ids["validation"] & ids["test"] and not ids["validation"] & ids["train"]
+    assert (
+        not ids["train"] & ids["test"] and not ids["validation"] & ids["test"] and not ids["validation"] & ids["train"]
+    )
     assert "91" in ids["train"] and "90" not in ids["train"]
