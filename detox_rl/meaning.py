@@ -179,7 +179,7 @@ class ConflictReported:
                 stacklevel=2,
             )
             return
-        words = CountVectorizer(analyzer=tuple, binary=True, min_df=0.01)  # rarer words say what a dialogue is about
+        words = CountVectorizer(analyzer=tuple, binary=True, min_df=0.004)  # rarer words say what a dialogue is about
         self.model = make_pipeline(words, LogisticRegression(class_weight="balanced"))
         self.model.fit(_without_names(examples.references, examples.dialogues), examples.rude)
 
