@@ -124,7 +124,9 @@ def test_a_run_goes_on_where_it_stood(run, tmp_path, encoder, capfd):
 
 def test_fast_dev_run_keeps_nothing(tmp_path, encoder, capfd):
     with contextlib.chdir(tmp_path):
-        prefer.main(prefer_flags(encoder, write_rows(tmp_path / "r.jsonl", planted_pairs(40)), trainer__fast_dev_run=True))
+        prefer.main(
+            prefer_flags(encoder, write_rows(tmp_path / "r.jsonl", planted_pairs(40)), trainer__fast_dev_run=True)
+        )
     assert "fast_dev_run: everything works" in capfd.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["r.jsonl"]
 

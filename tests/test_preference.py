@@ -106,7 +106,11 @@ def test_a_classifiers_head_is_replaced_and_a_reward_models_kept(folder, model, 
 def without_a_layer(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     gone = next(name for name in weights if "encoder.layer.0" in name)
-    save_file({name: tensor for name, tensor in weights.items() if name != gone}, folder / "model.safetensors", {"format": "pt"})
+    save_file(
+        {name: tensor for name, tensor in weights.items() if name != gone},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
 
 
 def test_backbones_that_are_none(encoder, tiny_t5, tmp_path):
@@ -145,7 +149,9 @@ def test_a_folder_that_holds_no_reward_model(damage, folder, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(folder, other)
     damage(other)
-    with pytest.raises(ValueError, match=f"^The reward model '{other}' cannot be loaded .*detox_rl.prefer has written.$"):
+    with pytest.raises(
+        ValueError, match=f"^The reward model '{other}' cannot be loaded .*detox_rl.prefer has written.$"
+    ):
         Preference(str(other))
 
 

@@ -62,7 +62,10 @@ def steer(reward_model: Path, steps: int) -> list[dict]:
         {"class_path": "detox_rl.rewards.Preference", "init_args": {"folder": str(reward_model)}},
         {"class_path": "detox_rl.rewards.NonToxicity", "init_args": {"weight": 0.0}},  # val/toxicity is measured by it
     ]
-    files = [f"--data.{split}_file={embedded.dialogues(name)}" for split, name in (("train", "train"), ("validation", "test"))]
+    files = [
+        f"--data.{split}_file={embedded.dialogues(name)}"
+        for split, name in (("train", "train"), ("validation", "test"))
+    ]
     options = [f"--model.rewards={json.dumps(terms)}", "--model.floors=null", "--data.validation_limit=null"]
     folder = run(fit.main, *files, *options, f"--trainer.max_steps={steps}", f"--trainer.val_check_interval={steps}")
     table = folder / "samples" / f"step={steps}.jsonl"

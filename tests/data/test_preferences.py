@@ -96,11 +96,15 @@ def test_what_is_left_out_is_counted(tmp_path, monkeypatch):
     told = []
     monkeypatch.setattr(preferences, "rank_zero_info", told.append)
     kept = [pair(f"A: {number}") for number in range(10)]
-    path = write(tmp_path / "few.jsonl", [*kept, pair(rejected=""), pair(rejected=None), pair(" "), pair("x", "same", " same")])
+    path = write(
+        tmp_path / "few.jsonl", [*kept, pair(rejected=""), pair(rejected=None), pair(" "), pair("x", "same", " same")]
+    )
     data = set_up(path)
     assert len(data.train.dialogues) + len(data.held_out.dialogues) == 10
     assert told == [f"{path}: 10 of 14 rows used (not used: 3 with nothing in a column, 1 of two equal summaries)."]
-    zero = set_up(write(tmp_path / "zero.jsonl", [rating(f"A: {n}", "s", n % 2) for n in range(20)] + [rating(value=None)]))
+    zero = set_up(
+        write(tmp_path / "zero.jsonl", [rating(f"A: {n}", "s", n % 2) for n in range(20)] + [rating(value=None)])
+    )
     assert len(zero.train.dialogues) + len(zero.held_out.dialogues) == 20  # a rating of 0 is one
 
 
