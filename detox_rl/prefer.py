@@ -5,7 +5,6 @@ from pathlib import Path
 
 from lightning.pytorch.cli import ArgsType
 
-from detox_rl.agreement import Agreement
 from detox_rl.checkpoints import best_checkpoint
 from detox_rl.cli import DetoxCLI, closing_lines, one_sentence_errors
 from detox_rl.data.preferences import PreferenceDataModule
@@ -13,30 +12,27 @@ from detox_rl.preference_module import PreferenceModule
 from detox_rl.trainers import PREFER_MONITOR, PREFER_OPTIONS
 
 
-def export(cli: DetoxCLI) -> Agreement:
+def export(cli: DetoxCLI) -> str:
     """Writes reward model and metrics into the run's folder: those of the lowest held-out loss, measured once more.
 
     That this checkpoint was chosen by the dialogues it is measured on makes the figure a little too good.
+
+    Returns:
+        What was measured, where everything is, and how it is used.
     """
     trainer, module, data = cli.trainer, cli.model, cli.datamodule
     trainer.validate(module, data, ckpt_path=best_checkpoint(trainer), verbose=False)
-    metrics = module.agreement._asdict()
+    found, folder = module.agreement, Path(str(trainer.log_dir))
     settings = {
         "backbone": module.hparams.backbone,
         "judgements": type(data.train).__name__.lower(),
         "trained_on": len(data.train.dialogues),
         "held_out": len(data.held_out.dialogues),
         "standardisation": data.standardisation,
-        "metrics": metrics,
+        "metrics": found._asdict(),
     }
-    folder = Path(trainer.log_dir)
     module.reward_model.save(folder / "reward_model", settings)
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    return module.agreement
-
-
-def lines(found: Agreement, folder: str) -> str:
-    """What was measured, and how the reward model is used."""
+    (folder / "metrics.json").write_text(json.dumps(found._asdict(), indent=2) + "\n", encoding="utf-8")
     what = "pairs ranked as people did" if found.measure == "pair_accuracy" else "rank correlation with the ratings"
     return (
         f"Held out:        {what} {found.value:.3f} [{found.low:.3f}, {found.high:.3f}], n = {found.n}\n"
@@ -53,7 +49,7 @@ def main(args: ArgsType = None) -> None:
         cli = DetoxCLI(PreferenceModule, PREFER_MONITOR, defaults, PreferenceDataModule, args=args)
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.config.ckpt_path)
         if not cli.trainer.fast_dev_run:
-            print(lines(export(cli), cli.trainer.log_dir))
+            print(export(cli))
         print(closing_lines(cli))
 
 

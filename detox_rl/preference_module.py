@@ -89,8 +89,9 @@ class PreferenceModule(L.LightningModule):
         """Loss and agreement on all that is held out, which is one batch."""
         scores = self.reward_model.score(*judged.inputs())
         self.agreement = agreement(judged, scores)
-        figures = {"val/loss": preference_loss(judged, scores), f"val/{self.agreement.measure}": self.agreement.value}
-        self.log_dict(figures, prog_bar=True, batch_size=len(judged.dialogues))
+        options: dict[str, Any] = {"prog_bar": True, "batch_size": len(judged.dialogues)}
+        self.log("val/loss", preference_loss(judged, scores), **options)
+        self.log(f"val/{self.agreement.measure}", self.agreement.value, **options)
 
     def configure_optimizers(self) -> Any:
         """AdamW on the whole model."""

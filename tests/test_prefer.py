@@ -61,13 +61,16 @@ def test_shuffled_preferences_teach_nothing(tmp_path, encoder):
 @pytest.mark.parametrize("of_each, measure, least", [(1, "rank_correlation", 0.8), (2, "pair_accuracy", 0.95)])
 def test_planted_ratings_are_learnt(of_each, measure, least, tmp_path, encoder):
     """A rating of one summary a dialogue can only be ranked; two of the same dialogue are a pair."""
-    folder = trained(tmp_path, encoder, planted_ratings(300, of_each))
+    rows = planted_ratings(300 // of_each, of_each)
+    folder = trained(tmp_path, encoder, rows, model__lr=0.003, trainer__max_epochs=12)
     found = metrics(folder)
-    assert found["measure"] == measure and found["n"] == 60 and found["value"] >= least
+    assert found["measure"] == measure and found["n"] == 60 // of_each and found["value"] >= least
     settings = json.loads((folder / "reward_model" / "settings.json").read_text())
     assert settings["judgements"] == "ratings" and 2 < settings["standardisation"]["mean"] < 5
-    scores = load_reward_model(str(folder / "reward_model")).score(["a", "idiot"], ["you are here"] * 2)
-    assert scores[0] > 0.5 and scores[1] < -0.5  # about one standard deviation above and below the mean
+    rows = planted_pairs(20)
+    texts = [row[kind] for kind in ("preferred", "rejected") for row in rows], 2 * [row["dialogue"] for row in rows]
+    good, bad = load_reward_model(str(folder / "reward_model")).score(*texts).chunk(2)
+    assert 0.5 < good.mean() < 1.5 and -1.5 < bad.mean() < -0.5  # a standard deviation above and below the mean
 
 
 # -- what is written -------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import datasets
 import lightning as L
@@ -61,7 +61,6 @@ COLUMNS: dict[type, tuple[str, str, str]] = {
     Pairs: ("dialogue", "preferred", "rejected"),
     Ratings: ("dialogue", "summary", "rating"),
 }
-Judged = TypeVar("Judged", Pairs, Ratings)
 
 
 def read_judgements(path: Path) -> Pairs | Ratings:
@@ -94,8 +93,8 @@ def _numbers(rows: datasets.Dataset, name: str, path: str) -> list[float | None]
     return [None if value is None else float(value) for value in found]
 
 
-def take(judged: Judged, rows: Sequence[int]) -> Judged:
-    """Some of the rows."""
+def take(judged: Any, rows: Sequence[int]) -> Any:
+    """Some of the rows of pairs or ratings."""
     return type(judged)(*([values[row] for row in rows] for values in judged))
 
 
@@ -180,9 +179,9 @@ class PreferenceDataModule(L.LightningDataModule):
                 f"The ratings in {self.hparams.file} that are {'held out' if std else 'trained on'} are all equal, so that "
                 "none is better than another: give more."
             )
+        parts: tuple[Any, Any] = self.train, self.held_out
         self.train, self.held_out = (
-            part._replace(ratings=[(rating - mean) / std for rating in part.ratings])
-            for part in (self.train, self.held_out)
+            part._replace(ratings=[(rating - mean) / std for rating in part.ratings]) for part in parts
         )
         self.standardisation = {"mean": mean, "std": std}
 
