@@ -8,7 +8,7 @@ import pytest
 import torch
 from commands import QUIET, REWARDS, failure, fit_flags, flags
 from conftest import embedded_rows
-from preferred import planted_pairs, planted_ratings, tiny_encoder, write_rows
+from preferred import planted_pairs, planted_ratings, shorter_pairs, tiny_encoder, write_rows
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from detox_rl import fit, prefer
@@ -147,16 +147,20 @@ def test_a_config_and_what_the_run_says_at_its_end(tmp_path, encoder, capfd):
 # -- PPO -------------------------------------------------------------------------------------------
 
 
-def test_ppo_moves_the_term(run, tiny_t5, dialogue_files, tmp_path, monkeypatch):
-    """With the flags that the run has named. The mean of the term over an iteration's samples rises."""
+def test_ppo_moves_the_term(encoder, tiny_t5, dialogue_files, tmp_path, monkeypatch):
+    """By the flags that the run names at its end: people like short summaries, the term rises, and summaries get shorter."""
     monkeypatch.chdir(tmp_path)
+    run = trained(tmp_path, encoder, shorter_pairs(300))
+    assert metrics(run)["value"] >= 0.9
     options = dict(trainer__max_steps=12, trainer__val_check_interval=12, model__lr=0.02, model__floors=None,
-                   model__kl_coef=0.0, data__batch_size=12, model__minibatch_size=6)  # fmt: skip
-    silent = [REWARDS[0] | {"init_args": REWARDS[0]["init_args"] | {"weight": 0.0}}]
-    args = fit_flags(tiny_t5, None, dialogue_files["samsum"], model__rewards=silent, **options)
+                   model__kl_coef=0.0, data__batch_size=12, model__minibatch_size=6, guard__patience=99)  # fmt: skip
+    measuring = REWARDS[0] | {"init_args": REWARDS[0]["init_args"] | {"weight": 0.0}}
+    args = fit_flags(tiny_t5, None, dialogue_files["samsum"], model__rewards=[measuring], **options)
     fit.main([*args, "--model.rewards+=detox_rl.rewards.Preference", "--model.rewards.folder", f"{run}/reward_model"])
-    values = curve(tmp_path / "lightning_logs" / "version_0", "reward/preference")
-    assert len(values) == 12 and sum(values[-3:]) / 3 > sum(values[:3]) / 3 + 0.1
+    folder = tmp_path / "lightning_logs" / "version_1"
+    values, lengths = (curve(folder, name) for name in ("reward/preference", "tokens/responses_len_mean"))
+    print(metrics(run), values, lengths)
+    assert len(values) == 12 and max(values[:3]) < min(values[-3:]) and min(lengths[:3]) > max(lengths[-3:])
 
 
 # -- what goes wrong -------------------------------------------------------------------------------
