@@ -50,7 +50,7 @@ def test_human_feedback(copy, capsys):
     assert "pairs ranked as people did" in capsys.readouterr().out
     run = copy / "example_preferred" / "lightning_logs" / "version_0"
     assert (run / "adapter" / "recipe.json").exists()
-    assert (run / "config.yaml").read_text().count("class_path: detox_rl.rewards.Preference") == 1
+    assert (run / "config.yaml").read_text().count("class_path: detox_rl.preference.Preference") == 1
 
 
 def test_from_python(copy, capsys):
