@@ -496,9 +496,17 @@ class PPOModule(L.LightningModule):
         """Keeps what is trained and no more."""
         keep_trained(self, checkpoint)
 
+    def check_checkpoint(self, checkpoint: dict) -> None:
+        """Refuses a checkpoint of another model.
+
+        Raises:
+            ValueError: if it is one.
+        """
+        check_fits(self, checkpoint)
+
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Refuses a checkpoint of another model; the coefficient of this run goes on unless a controller has moved it."""
-        check_fits(self, checkpoint)
+        self.check_checkpoint(checkpoint)
         say_what_changed(self, checkpoint)
         if self.hparams.kl_target is None:
             checkpoint["state_dict"]["kl_coef"] = self.kl_coef.clone()

@@ -24,6 +24,7 @@ from detox_rl.meaning import ConflictReported as ConflictReported
 from detox_rl.meaning import ContentRecall as ContentRecall
 from detox_rl.meaning import DialogueOverlap as DialogueOverlap
 from detox_rl.meaning import WhoDidWhat as WhoDidWhat
+from detox_rl.preference import Preference as Preference
 from detox_rl.summaries import Examples, Summaries
 from detox_rl.text import ngrams, word_count
 

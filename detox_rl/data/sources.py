@@ -56,7 +56,7 @@ def load_splits(dataset: str, config: str | None, files: dict[str, str]) -> dict
     elif not files and Path(dataset).suffix in TABLES:
         files = {"train": dataset}
     if files:
-        return {split: _load_file(Path(path).expanduser()) for split, path in files.items()}
+        return {split: load_file(Path(path).expanduser()) for split, path in files.items()}
     try:
         return dict(datasets.load_dataset(str(Path(dataset).expanduser()), config))
     except Exception as error:  # whatever the hub's client, the network or a builder may raise
@@ -89,12 +89,12 @@ def read_texts(
     Raises:
         ValueError: if a column is not there, or holds something else than text.
     """
-    dialogues = _cleaned(rows, dialogue_column, split)
+    dialogues = cleaned(rows, dialogue_column, split)
     ids = _optional_column(rows, id_column, "id", split)
     rude = _optional_column(rows, rude_column, "rudeness", split)
     conflicts = _optional_column(rows, None, "conflicts", split)
-    further = [_cleaned(rows, name, split) for name in further_columns]
-    columns = zip(ids, dialogues, _cleaned(rows, summary_column, split), rude, conflicts, *further)
+    further = [cleaned(rows, name, split) for name in further_columns]
+    columns = zip(ids, dialogues, cleaned(rows, summary_column, split), rude, conflicts, *further)
     return [
         Text(
             str(number if name is None else name),
@@ -115,7 +115,7 @@ def read_dialogues(path: Path, name: str) -> list[str]:
         FileNotFoundError: if there is no such file.
         ValueError: if it cannot be read, or a row has no dialogue.
     """
-    dialogues = _cleaned(_load_file(path), name, str(path))
+    dialogues = cleaned(load_file(path), name, str(path))
     if "" in dialogues:
         raise ValueError(f"Row {dialogues.index('')} of {path} (rows count from 0) has no dialogue in column {name!r}.")
     return dialogues
@@ -148,7 +148,13 @@ def existing(path: str | Path) -> Path:
     return Path(path)
 
 
-def _load_file(path: Path) -> datasets.Dataset:
+def load_file(path: Path) -> datasets.Dataset:
+    """The rows of one file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it cannot be read, or holds no rows.
+    """
     suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
     if suffix not in BUILDERS:
         raise ValueError(f"{path} ends in none of {', '.join(BUILDERS)} (or these and .gz): convert or rename it.")
@@ -173,7 +179,12 @@ def _separator(path: Path) -> str:
     return max(",;\t|", key=header.count)
 
 
-def _cleaned(rows: datasets.Dataset, name: str, split: str) -> list[str]:
+def cleaned(rows: datasets.Dataset, name: str, split: str) -> list[str]:
+    """One column of text: line ends are line feeds, nothing blank around, and what is missing is empty.
+
+    Raises:
+        ValueError: if the column is not there, or holds something else than text.
+    """
     return [_clean(value, name, number, split) for number, value in enumerate(column(rows, name, split))]
 
 
