@@ -13,7 +13,7 @@ def check_bounds(options: Any, prefix: str, bounds: Mapping[str, tuple[float, fl
 
     Args:
         options: name -> value.
-        prefix: of the option's name on the command line, such as "model".
+        prefix: of the option's name on the command line, such as "model"; "" for none.
         bounds: name -> least and greatest value allowed.
 
     Raises:
@@ -25,7 +25,7 @@ def check_bounds(options: Any, prefix: str, bounds: Mapping[str, tuple[float, fl
             continue
         least = "above 0" if low == ABOVE_ZERO else f"at least {low:g}"
         wanted = least if math.isinf(high) else f"{least} and at most {high:g}"
-        raise ValueError(f"{prefix}.{name} must be {wanted}, not {value}.")
+        raise ValueError(f"{prefix}{'.' if prefix else ''}{name} must be {wanted}, not {value}.")
 
 
 def first_line(error: BaseException) -> str:

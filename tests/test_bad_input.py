@@ -103,7 +103,7 @@ class Place:
         return self.evaluate("--systems", json.dumps({"mine": self.file("texts.jsonl", content)}))
 
     def summarize(self, *args: str, base: str | None = None, adapter: str | None = None) -> tuple[Callable, list[str]]:
-        models = ["--base_model", base or self.base, "--adapter", adapter or self.adapter]
+        models = ["--base_model", base or self.base, "--model", adapter or self.adapter]
         return summarize.main, [*models, "--max_new_tokens", "4", *args]
 
     def train_file(self, name: str, content: str | bytes | list[dict], **options) -> tuple[Callable, list[str]]:
@@ -480,7 +480,6 @@ BAD: dict[str, tuple[Callable[[Place], tuple[Callable, list[str]]], str]] = {
     "summarize: a folder": (lambda p: p.summarize(str(p.folder)), "Is a directory"),
     "summarize: binary": (lambda p: p.summarize(p.file("a.txt", bytes(range(256)))), "not UTF-8"),
     "summarize: empty": (lambda p: p.summarize(p.file("a.txt", "")), "a.txt is empty"),
-    "summarize: no file named": (lambda p: p.summarize(), "file"),
     "summarize: adapter missing": (lambda p: p.summarize(p.file("a.txt", TEXT), adapter="nowhere"), "'nowhere'"),
     "summarize: no hub model": (lambda p: p.summarize(p.file("a.txt", TEXT), base="nobody/t5"), "'nobody/t5'"),
     "summarize: adapter of another base": (
@@ -489,6 +488,54 @@ BAD: dict[str, tuple[Callable[[Place], tuple[Callable, list[str]]], str]] = {
     "summarize: no new tokens": (
         lambda p: p.summarize(p.file("a.txt", TEXT), "--max_new_tokens", "0"), "max_new_tokens must be at least 1",
     ),
+    "summarize: blank dialogue": (lambda p: p.summarize("--dialogue", " "), "dialogue is empty"),
+    "summarize: unknown suffix": (lambda p: p.summarize(p.file("a.docx", TEXT)), "ends in none of .txt, .json"),
+    "summarize: no such column": (
+        lambda p: p.summarize(p.file("a.jsonl", rows(1)), "--dialogue_column", "chat"),
+        "no column 'chat', only id, dialogue, summary",
+    ),
+    "summarize: a row without dialogue": (
+        lambda p: p.summarize(p.file("a.jsonl", rows(2, dialogue=""))), "Row 0 of .* has no dialogue",
+    ),
+    "summarize: best of none": (
+        lambda p: p.summarize(p.file("a.txt", TEXT), "--best_of", "0"), "best_of must be at least 1, not 0",
+    ),
+    "summarize: no beams": (lambda p: p.summarize(p.file("a.txt", TEXT), "--num_beams", "0"), "num_beams must be"),
+    "summarize: frozen": (lambda p: p.summarize(p.file("a.txt", TEXT), "--temperature", "0"), "temperature must be above"),
+    "summarize: searches and draws": (
+        lambda p: p.summarize(p.file("a.txt", TEXT), "--num_beams", "2", "--temperature", "1"), "leave out one or",
+    ),
+    "summarize: limit above 1": (
+        lambda p: p.summarize(p.file("a.txt", TEXT), "--max_toxicity", "50"), "max_toxicity must be at least 0 and at most 1",
+    ),
+    "summarize: flags without a limit": (
+        lambda p: p.summarize(p.file("a.txt", TEXT), "--flag_only", "true"), "flag_only marks rows above max_toxicity",
+    ),
+    "summarize: flags in text": (
+        lambda p: p.summarize(p.file("a.txt", TEXT), "--flag_only", "true", "--max_toxicity", "0.5"), "name a .jsonl file",
+    ),
+    "summarize: no such judge": (
+        lambda p: p.summarize(p.file("a.txt", TEXT), "--judge", "nobody.Judge"), "nobody",
+    ),
+    "summarize: no folder to write into": (
+        lambda p: p.summarize(p.file("a.txt", TEXT), "--out", "nowhere/out.txt"), "There is no folder nowhere",
+    ),
+    "summarize: unknown kind of output": (
+        lambda p: p.summarize(p.file("a.txt", TEXT), "--out", "out.csv"), "out must end in .jsonl or .txt, not 'out.csv'",
+    ),
+    "summarize: output is the input": (
+        lambda p: p.summarize(p.file("a.jsonl", rows(2)), "--out", "a.jsonl"), "a.jsonl is there already",
+    ),
+    "summarize: no model": (
+        lambda p: (summarize.main, [p.file("a.txt", TEXT), "--model", "nowhere"]), "There is no model 'nowhere'",
+    ),
+    "summarize: the base of no adapter": (
+        lambda p: p.summarize(p.file("a.txt", TEXT), adapter=p.other_base), "leave base_model out for a whole model",
+    ),
+    "summarize: not a T5": (
+        lambda p: (summarize.main, [p.file("a.txt", TEXT), "--model", p.hate("nothate", "hate")]), "detox_rl needs a T5",
+    ),
+    "summarize: another option": (lambda p: p.summarize(p.file("a.txt", TEXT), "--adapter", "x"), "adapter"),
 }  # fmt: skip
 
 
@@ -548,7 +595,7 @@ def test_strange_dialogues_are_trained_on_and_shown(name, place):
     for table in (out / "before_after.md", run / "samples" / "step=1.md"):
         text = table.read_text(encoding="utf-8").partition("\n<!-- report")[0]
         assert len(text.splitlines()) == 2 + 2 and "<script" not in text and "\x00" not in text and "\x1b" not in text
-    summarize.main([place.file("a.txt", strange), "--base_model", place.base, "--adapter", place.adapter])
+    summarize.main([place.file("a.txt", strange), "--base_model", place.base, "--model", place.adapter])
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -8,10 +8,10 @@ import pytest
 LAYERS = """
 functional.advantages functional.dual functional.kl functional.logprobs functional.losses functional.masking
 functional.scores functional.statistics <
-errors text conflict.record conflict.tokens < embedded < conflict.lexicon < conflict.grammar < conflict.people <
+errors text writing conflict.record conflict.tokens < embedded < conflict.lexicon < conflict.grammar < conflict.people <
 conflict.clauses conflict.quotes < conflict.report < model.linear model.recipe < model.vocabulary model.t5
 model.adapters < model.policy < model.step_decoder rollout < model.sampling < data.prompts data.sources
-data.batching < data.datamodule < classifiers summaries data.preferences < meaning preference agreement < rewards <
+data.batching < engines data.reading data.datamodule < classifiers summaries data.preferences < meaning preference agreement < rewards <
 floors < score < metrics < summarizer < training validation < checkpoints <
 ppo_module sft_module preference_module < report.wording report.statistics report.measures report.curves
 report.provenance report.charts < report.judges report.dialogues report.systems report.tables report.picture <

@@ -1,18 +1,20 @@
-"""`Summarizer`: what `evaluate` and `summarize` ask of a base model and an adapter."""
+"""`Summarizer`: dialogues to summaries, and what `evaluate` asks of a model."""
 
 import math
 
 import pytest
 import torch
-from conftest import make_t5, save_t5
-from doubles import make_batch
+from conftest import embedded_rows, make_t5, save_t5
+from doubles import VowelJudge, make_batch
 from peft import PeftModel
 from transformers import T5ForConditionalGeneration
 
+from detox_rl import summarizer as summarizer_module
 from detox_rl.data.prompts import TEMPLATE, Prompt
+from detox_rl.engines import Candidate
 from detox_rl.model.policy import Policy
 from detox_rl.model.sampling import respond
-from detox_rl.summarizer import Summarizer
+from detox_rl.summarizer import TIE, Summarizer, best
 
 GREEDY = dict(do_sample=False, num_beams=1, min_length=0, max_length=None)
 
@@ -67,8 +69,8 @@ def test_the_base_has_one_fingerprint_and_every_adapter_its_own(tiny_t5, tiny_ad
 
 def test_nothing_of_it_is_trained(tiny_t5, tiny_adapter):
     summarizer = Summarizer(tiny_adapter, tiny_t5)
-    assert summarizer.policy.trainable() == {}
-    assert not any("lora_" in name for name, _ in summarizer.policy.named_parameters())  # it is folded in
+    assert summarizer.torch_engine.policy.trainable() == {}
+    assert not any("lora_" in name for name, _ in summarizer.torch_engine.policy.named_parameters())  # it is folded in
     assert not summarizer(*make_batch(2)[:2]).ids.requires_grad
 
 
@@ -102,11 +104,10 @@ def run(tiny_t5, tiny_adapter, tmp_path_factory) -> str:
 def test_an_adapter_is_used_as_its_recipe_says(place, run, tiny_t5, tiny_adapter):
     """Base model, prompt and lengths; a run folder stands for its adapter."""
     found = Summarizer(run + place)
-    assert (found.prompt, found.max_new_tokens, found.policy.base_model) == (Prompt(OWN, 16), 6, tiny_t5)
+    assert (found.prompt, found.max_new_tokens, found.torch_engine.policy.base_model) == (Prompt(OWN, 16), 6, tiny_t5)
     by_hand = Summarizer(tiny_adapter, tiny_t5, 6, Prompt(OWN, 16))
-    texts, cut = found.summarize(SAID)
-    assert (texts, cut) == by_hand.summarize(SAID) and cut == 1
-    assert texts != Summarizer(tiny_adapter, tiny_t5, 6).summarize(SAID)[0]
+    assert found.summarize(SAID) == by_hand.summarize(SAID) != Summarizer(tiny_adapter, tiny_t5, 6).summarize(SAID)
+    assert [summary.parts > 1 for summary in found.stream(SAID)] == [True, False]
 
 
 @pytest.mark.parametrize("warm", [False, True])
@@ -142,3 +143,133 @@ def test_an_adapter_of_another_base_is_refused(run, tiny_tokenizer, tmp_path):
     other = save_t5(make_t5(len(tiny_tokenizer), seed=5), tiny_tokenizer, tmp_path)
     with pytest.raises(ValueError, match="was trained on another base model"):
         Summarizer(run, other)
+
+
+# -- many dialogues --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def said() -> list[str]:
+    """Twelve dialogues of different lengths."""
+    return [row["dialogue"][: 40 + 60 * number] for number, row in enumerate(embedded_rows("validation")[:12])]
+
+
+@pytest.fixture
+def small_window(monkeypatch):
+    monkeypatch.setattr(summarizer_module, "WINDOW", 5)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"temperature": 1.0}, {"best_of": 2, "judge": VowelJudge()}])
+def test_a_summary_does_not_depend_on_who_shares_its_batch(options, said, small_window, tiny_t5, tiny_adapter):
+    """Nor on their order."""
+    summarizer = Summarizer(tiny_adapter, tiny_t5, 8, batch_size=3, **options)
+    expected = [summarizer.summarize([dialogue])[0] for dialogue in said]
+    assert summarizer.summarize(said) == expected and len(set(expected)) > 6
+    assert summarizer.summarize(said[::-1]) == expected[::-1]
+    summarizer.batch_size = 1
+    assert summarizer.summarize(said) == expected
+
+
+def test_a_stream_reads_one_window_ahead(said, small_window, tiny_t5):
+    read = []
+    stream = Summarizer(None, tiny_t5, 4).stream(said[i % len(said)] for i in range(10**9) if read.append(i) is None)
+    for given in range(12):
+        assert len(read) == -(-given // 5) * 5
+        next(stream)
+
+
+def test_no_dialogues_have_no_summaries(tiny_t5):
+    assert Summarizer(None, tiny_t5).summarize([]) == []
+
+
+def test_a_dialogue_beyond_the_window_is_read_in_parts(said, tiny_t5, tiny_adapter):
+    """Their summaries are summarised in its place, turn by turn; here one whose summaries are too long as well."""
+    summarizer = Summarizer(tiny_adapter, tiny_t5, 12, Prompt("{dialogue} TL;DR", 40))
+    long = "\n".join(said[-5:])
+    dialogue, splits = long, []
+    while len(parts := summarizer.prompt.split(summarizer.tokenizer, dialogue)) > 1:
+        splits.append(len(parts))
+        dialogue = "\n".join(summarizer.summarize([part])[0] for part in parts)
+    assert splits[0] > splits[1] > 1
+    short, found, other = summarizer.stream(["Tom: hello", long, said[0]])
+    assert found.text == summarizer.summarize([dialogue])[0] and found.parts == splits[0]
+    assert short.parts == other.parts == 1 and short.text == summarizer.summarize(["Tom: hello"])[0]
+
+
+def test_summaries_as_long_as_the_window_are_refused(said, tiny_t5):
+    never = Summarizer(None, tiny_t5, 40, Prompt("{dialogue} TL;DR", 12))
+    with pytest.raises(ValueError, match="of up to 40 each: lower max_new_tokens"):
+        never.summarize([said[-1]])
+
+
+# -- which candidate is taken ----------------------------------------------------------------------
+
+
+def test_the_least_toxic_is_taken_and_of_equals_the_likeliest():
+    one, other, third = (Candidate(text, True, logprob) for text, logprob in (("a", -3.0), ("b", -1.0), ("c", -0.5)))
+    assert best([one, other, third], [0.1, 0.2, 0.9]) == ("a", 0.1)
+    assert best([one, other, third], [0.1, 0.1 + TIE / 2, 0.9]) == ("b", 0.1 + TIE / 2)
+    assert best([third, other, one], [0.1, 0.1, 0.1]) == ("c", 0.1)
+    assert best([one, other, third], [0.1, 0.1 + 2 * TIE, 0.1 + 3 * TIE]) == ("a", 0.1)
+    assert best([Candidate("alone", False)], [0.7]) == ("alone", 0.7)
+
+
+def test_a_text_without_a_word_wins_only_where_there_is_no_other():
+    empty, rude = Candidate(" ", True, -0.1), Candidate("rude", True, -5.0)
+    assert best([empty, rude], [0.0, 0.9]) == ("rude", 0.9)
+    assert best([empty, empty], [0.0, 0.2]) == (" ", 0.0)
+
+
+def test_the_best_of_many_is_cleaner_than_the_greedy_one(said, tiny_t5, tiny_adapter):
+    greedy = Summarizer(tiny_adapter, tiny_t5, 8, judge=VowelJudge())
+    many = Summarizer(tiny_adapter, tiny_t5, 8, judge=VowelJudge(), best_of=6, temperature=1.3)
+    pairs = [(plain.toxicity, chosen.toxicity) for plain, chosen in zip(greedy.stream(said), many.stream(said))]
+    assert all(chosen <= plain + TIE for plain, chosen in pairs) and any(
+        chosen < plain - TIE for plain, chosen in pairs
+    )
+    judged = VowelJudge()([summary.text for summary in many.stream(said)]).probability
+    assert judged.tolist() == [chosen for _, chosen in pairs]
+
+
+def test_the_embedded_judge_is_there_where_none_is_named(tiny_t5):
+    assert Summarizer(None, tiny_t5).judge is None
+    assert Summarizer(None, tiny_t5, best_of=1).judge.name == "detoxify-embedded"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"best_of": 0}, "^best_of must be at least 1, not 0"),
+        ({"num_beams": 0}, "^num_beams must be at least 1"),
+        ({"temperature": 0.0}, "^temperature must be above 0"),
+        ({"seed": -1}, "^seed must be at least 0"),
+        ({"batch_size": 0}, "^batch_size must be at least 1"),
+        ({"num_beams": 2, "best_of": 2}, "^num_beams searches, temperature and best_of draw"),
+        ({"num_beams": 2, "temperature": 1.0}, "^num_beams searches"),
+        ({"judge": len}, "classifier"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options, sentence, tiny_t5):
+    with pytest.raises(ValueError, match=sentence):
+        Summarizer(None, tiny_t5, **options)
+
+
+class Deaf:
+    """An engine of another kind: it says how long a prompt is."""
+
+    fingerprint = "deaf"
+
+    def __init__(self, tokenizer) -> None:
+        self.tokenizer = tokenizer
+
+    def respond(self, prompts, decoding):
+        return [[Candidate(str(len(prompt)), True)] for prompt in prompts]
+
+
+def test_another_engine_is_asked_in_the_same_way(said, tiny_t5, tiny_tokenizer, monkeypatch):
+    monkeypatch.setattr(summarizer_module, "load_engine", lambda model, base_model: Deaf(tiny_tokenizer))
+    summarizer = Summarizer(None, tiny_t5)
+    prompts, _ = summarizer.prompt.encode(tiny_tokenizer, said)
+    assert summarizer.summarize(said) == [str(len(prompt)) for prompt in prompts]
+    with pytest.raises(ValueError, match="takes a model that PyTorch runs"):
+        summarizer.encode(*make_batch(2)[:2])

@@ -1,5 +1,6 @@
 """How a dialogue becomes what the model reads."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -47,14 +48,50 @@ class Prompt:
                 start, stop = len(head), len(head) + len(dialogue)
                 inside = [i for i, (a, b) in enumerate(offsets) if start <= a and b <= stop]
                 if len(ids) - room >= len(inside):
-                    raise ValueError(
-                        f"data.max_prompt_tokens={self.max_tokens} leaves no room for a dialogue beside the template's "
-                        f"{len(ids) - len(inside) + 1} tokens: raise it or shorten data.prompt_template."
-                    )
+                    raise self._no_room(len(ids) - len(inside) + 1)
                 ids = ids[: inside[-1] + 1 - (len(ids) - room)] + ids[inside[-1] + 1 :]
                 cut += 1
             prompts.append(torch.tensor([*ids, tokenizer.eos_token_id]))
         return prompts, cut
+
+    def split(self, tokenizer: PreTrainedTokenizerBase, dialogue: str) -> list[str]:
+        """The dialogue in consecutive parts of like length, none of which `encode` would cut; itself if it would not be.
+
+        Parts are made of whole turns (lines). A turn that is too long is split between words, a word between letters.
+
+        Raises:
+            ValueError: if the template alone fills `max_tokens`.
+        """
+        count = lambda texts: [len(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False).input_ids]
+        whole, frame = count([self.template.replace(SLOT, dialogue), self.template.replace(SLOT, "")])
+        room = self.max_tokens - 1 - frame
+        if whole <= self.max_tokens - 1:
+            return [dialogue]
+        for pieces, glue in (dialogue.split("\n"), "\n"), (dialogue.split(), " "), (list(dialogue), ""):
+            if len(pieces) > 1 and room > 0:
+                parts = [glue.join(group) for group in _groups(pieces, count(pieces), room)]
+                return [shorter for part in parts for shorter in self.split(tokenizer, part)]
+        raise self._no_room(frame + 1)
+
+    def _no_room(self, taken: int) -> ValueError:
+        return ValueError(
+            f"data.max_prompt_tokens={self.max_tokens} leaves no room for a dialogue beside the template's {taken} tokens: "
+            "raise it or shorten data.prompt_template."
+        )
+
+
+def _groups(pieces: list[str], sizes: list[int], room: int) -> list[list[str]]:
+    """Consecutive pieces in groups of like size, none above `room` unless of one piece; at least two groups."""
+    even = min(room, sum(sizes) / max(2, math.ceil(sum(sizes) / room)))
+    groups: list[list[str]] = [[]]
+    filled = 0
+    for piece, size in zip(pieces, sizes):
+        if groups[-1] and (filled >= even or filled + size > room):
+            groups.append([])
+            filled = 0
+        groups[-1].append(piece)
+        filled += size
+    return groups if len(groups) > 1 else [pieces[:-1], pieces[-1:]]
 
 
 def load_tokenizer(name: str, config: PretrainedConfig | None = None) -> PreTrainedTokenizerBase:

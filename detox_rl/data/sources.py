@@ -108,19 +108,6 @@ def read_texts(
     ]
 
 
-def read_dialogues(path: Path, name: str) -> list[str]:
-    """The dialogues of one file of rows, in order.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it cannot be read, or a row has no dialogue.
-    """
-    dialogues = cleaned(load_file(path), name, str(path))
-    if "" in dialogues:
-        raise ValueError(f"Row {dialogues.index('')} of {path} (rows count from 0) has no dialogue in column {name!r}.")
-    return dialogues
-
-
 def column(rows: datasets.Dataset, name: str, split: str) -> list[Any]:
     """One column of a split, None where a row has nothing there."""
     if name not in rows.column_names:
@@ -163,7 +150,7 @@ def load_file(path: Path) -> datasets.Dataset:
     try:
         # Escaped, because brackets and stars in a path would be taken for a pattern.
         data_files = {"train": glob.escape(str(path.absolute()))}
-        options = {"sep": _separator(path)} if suffix == ".csv" else {}
+        options = {"sep": separator(_first_line(path))} if suffix == ".csv" else {}
         return datasets.load_dataset(BUILDERS[suffix], data_files=data_files, split="train", **options)
     except Exception as error:  # the builders raise anything, from UnicodeDecodeError to pyarrow's own errors
         if "corresponds to no data" in str(error):
@@ -171,12 +158,15 @@ def load_file(path: Path) -> datasets.Dataset:
         raise ValueError(f"{path} cannot be read as {suffix[1:]} ({root_cause(error)}): check its format.") from error
 
 
-def _separator(path: Path) -> str:
+def separator(header: str) -> str:
     """What stands between the columns of a csv file: whichever of the usual ones its first line has most of."""
+    return max(",;\t|", key=header.count)
+
+
+def _first_line(path: Path) -> str:
     opened = gzip.open if path.suffix == ".gz" else open
     with opened(path, "rt", encoding="utf-8-sig") as file:
-        header = file.readline()
-    return max(",;\t|", key=header.count)
+        return file.readline()
 
 
 def cleaned(rows: datasets.Dataset, name: str, split: str) -> list[str]:

@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
+from peft.utils import CONFIG_NAME
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from transformers import T5ForConditionalGeneration
 
 from detox_rl import embedded
 from detox_rl.errors import first_line
+from detox_rl.model.recipe import holds
 
 NAME, TASK = "default", "SEQ_2_SEQ_LM"  # PEFT's own name of the one adapter of a model, and of what a T5 is for
 PLAIN_STARTS = True, False, "gaussian", "orthogonal", "eva"  # of A and B; with all others PEFT changes the base too
@@ -73,6 +75,11 @@ def fold(t5: T5ForConditionalGeneration, name: str) -> Lora:
     for layer, (down, up) in folded.items():
         frozen_weight(t5.get_submodule(layer)).data += up @ down
     return folded
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a name is that of a PEFT adapter: a folder, a hub id that can be reached, or `embedded`."""
+    return holds(resolve(name), CONFIG_NAME)
 
 
 def resolve(name: str) -> str:

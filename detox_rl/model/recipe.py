@@ -1,4 +1,4 @@
-"""What it takes to use an adapter, beside its weights."""
+"""What it takes to use a model, beside its weights."""
 
 import json
 import re
@@ -17,7 +17,8 @@ library_name: peft
 ---
 # A LoRA adapter that summarises dialogues
 
-Made by detox_rl. What it needs stands in `recipe.json`. With plain PEFT:
+Made by detox_rl: `python -m detox_rl.summarize --model "FOLDER OF THIS FILE" chat.txt`. What it needs stands in
+`recipe.json`. With plain PEFT:
 
 ```python
 from peft import PeftModel
@@ -69,17 +70,25 @@ class Recipe(NamedTuple):
         return re.sub("|".join(values), lambda found: values[found[0]], CARD)
 
 
-def read_recipe(adapter: str) -> Recipe | None:
-    """The recipe of an adapter (folder or hub id); None for an adapter of other making.
+def holds(model: str, file: str) -> bool:
+    """Whether a folder, or a hub id that can be reached, has a file."""
+    try:
+        return cached_file(model, file) is not None
+    except OSError:
+        return False
+
+
+def read_recipe(model: str) -> Recipe | None:
+    """The recipe of an adapter or a whole model (folder or hub id); None for one of other making.
 
     Raises:
         ValueError: if there is one that cannot be read.
     """
     try:
-        path = cached_file(adapter, FILE)
+        path = cached_file(model, FILE)
     except OSError:
         return None
     try:
         return Recipe(**json.loads(Path(str(path)).read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: export the adapter again, or delete that file.") from error
+        raise ValueError(f"{path} is damaged: export it again, or delete that file.") from error

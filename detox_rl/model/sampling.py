@@ -1,10 +1,11 @@
-"""Prompts to summaries: the decoding loop, sampled or greedy."""
+"""Prompts to summaries: the decoding loop, sampled or greedy, and transformers' beam search."""
 
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers.modeling_outputs import BaseModelOutput
 
 from detox_rl.functional.masking import response_mask
 from detox_rl.model.policy import Encoded, Policy
@@ -41,7 +42,37 @@ def respond(
     uniforms: Tensor | None = None,
 ) -> Responses:
     """Generates and decodes; arguments are those of `generate`."""
-    ids, logprobs = generate(policy, encoded, max_new_tokens, temperature, uniforms)
+    return _responses(policy, tokenizer, *generate(policy, encoded, max_new_tokens, temperature, uniforms))
+
+
+@torch.no_grad()
+def search(
+    policy: Policy, tokenizer: PreTrainedTokenizerBase, encoded: Encoded, max_new_tokens: int, beams: int
+) -> Responses:
+    """The best summaries that a beam search of transformers finds, whatever the model's own generation_config asks for.
+
+    Args:
+        policy: without an adapter that is not folded in.
+        tokenizer: of the policy.
+        encoded: output of `policy.encode`.
+        max_new_tokens: a response is cut there.
+        beams: at least 2.
+    """
+    config: Any = policy.t5.config
+    special = {name: getattr(config, name) for name in ("decoder_start_token_id", "eos_token_id", "pad_token_id")}
+    t5: Any = policy.t5
+    t5.generation_config = GenerationConfig(**special)
+    found = t5.generate(
+        encoder_outputs=BaseModelOutput(last_hidden_state=encoded.states),
+        attention_mask=encoded.mask.long(),
+        num_beams=beams,
+        max_new_tokens=max_new_tokens,
+    )
+    ids = found[:, 1:]  # the decoder start token
+    return _responses(policy, tokenizer, ids, torch.zeros(ids.shape, device=ids.device))
+
+
+def _responses(policy: Policy, tokenizer: PreTrainedTokenizerBase, ids: Tensor, logprobs: Tensor) -> Responses:
     eos: Any = policy.t5.config.eos_token_id
     mask = response_mask(ids, eos)
     texts = tokenizer.batch_decode(ids.masked_fill(~mask, tokenizer.pad_token_id), skip_special_tokens=True)

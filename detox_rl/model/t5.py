@@ -159,3 +159,12 @@ def fingerprint(base: T5ForConditionalGeneration) -> str:
     """Tells base models apart: shapes of all weights, and values of the first embeddings."""
     shapes = sorted((name, tuple(parameter.shape)) for name, parameter in base.named_parameters())
     return sha256(repr(shapes).encode() + base.shared.weight[:64].detach().numpy().tobytes()).hexdigest()
+
+
+def weights_fingerprint(t5: T5ForConditionalGeneration) -> str:
+    """Tells models apart whatever has been folded into them: names, shapes and first values of all weights."""
+    digest = sha256()
+    for name, parameter in sorted(t5.named_parameters()):
+        first = parameter.detach().flatten()[:64].float().cpu().numpy()
+        digest.update(repr((name, tuple(parameter.shape))).encode() + first.tobytes())
+    return digest.hexdigest()

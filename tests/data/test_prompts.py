@@ -76,6 +76,40 @@ def test_a_template_must_leave_room(tokenizer):
     assert (len(prompt), cut) == (smallest, 1)
 
 
+# -- parts of what is too long ---------------------------------------------------------------------
+
+FRAMED = "Sum: {dialogue} TL;DR"
+
+
+@given(st.text(st.sampled_from("ab:.  \n"), max_size=120), st.integers(20, 60))
+def test_parts_fit_and_nothing_but_blanks_is_lost(tokenizer, dialogue, room):
+    parts = Prompt(FRAMED, room).split(tokenizer, dialogue)
+    assert Prompt(FRAMED, room).encode(tokenizer, parts)[1] == 0
+    assert "".join("".join(parts).split()) == "".join(dialogue.split())
+    assert (parts == [dialogue]) == (Prompt(FRAMED, room).encode(tokenizer, [dialogue])[1] == 0)
+
+
+def test_parts_are_whole_turns_and_of_like_length(tokenizer):
+    turns = [f"A: {'hm' * 8} {number}" for number in range(7)]
+    frame = len(tokenizer(FRAMED.replace(SLOT, "")).input_ids)
+    length = len(tokenizer(turns[0], add_special_tokens=False).input_ids)
+    parts = Prompt(FRAMED, frame + 6 * length + 9).split(tokenizer, "\n".join(turns))
+    assert parts == ["\n".join(turns[:4]), "\n".join(turns[4:])]  # not six of them, and the one that is left
+
+
+def test_a_turn_that_is_too_long_is_split_between_words_and_a_word_between_letters(tokenizer):
+    turn = "A: " + " ".join(f"word{number}" for number in range(10))
+    parts = Prompt(FRAMED, 50).split(tokenizer, f"B: hi\n{turn}\nC: {'x' * 90}")
+    assert parts[0] == "B: hi" and len(parts) > 6
+    words = {word for part in parts for word in part.split()}
+    assert {f"word{number}" for number in range(10)} <= words and "x" * 90 not in words
+
+
+def test_a_template_without_room_splits_nothing(tokenizer):
+    with pytest.raises(ValueError, match="leaves no room"):
+        Prompt(FRAMED, 8).split(tokenizer, LONG)
+
+
 # -- tokenizers ------------------------------------------------------------------------------------
 
 

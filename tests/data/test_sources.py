@@ -1,13 +1,12 @@
 import gzip
 import json
 import os
-from pathlib import Path
 
 import datasets
 import pytest
 
 from detox_rl.conflict.record import Conflict
-from detox_rl.data.sources import Text, load_splits, read_dialogues, read_texts
+from detox_rl.data.sources import Text, load_splits, read_texts
 
 ROWS = [
     {"id": "7", "dialogue": "Ann: hi\r\nBob: café 😀 \u202eabc", "summary": " They greet.\n", "topic": None},
@@ -60,17 +59,6 @@ def test_the_separator_of_a_csv_file_is_recognised(tmp_path, separator, name):
     (tmp_path / name).write_bytes(gzip.compress(marked) if name.endswith(".gz") else marked)
     expected = [one._replace(dialogue=one.dialogue + " a;b,c|d\te,,,,,;;;;;|||||") for one in TEXTS]
     assert texts_of(tmp_path / name) == expected
-
-
-def test_dialogues_alone_are_read_with_their_own_column(tmp_path):
-    path = write(tmp_path / "a.csv", ROWS)
-    assert read_dialogues(Path(path), "dialogue") == [text.dialogue for text in TEXTS]
-    assert read_dialogues(Path(path), "summary") == [text.reference for text in TEXTS]
-    with pytest.raises(ValueError, match=r"has no column 'said', only .*dialogue"):
-        read_dialogues(Path(path), "said")
-    empty = write_lines(tmp_path, [*ROWS, {"id": "9", "dialogue": " \n", "summary": "x"}])
-    with pytest.raises(ValueError, match=r"^Row 2 of .*a\.jsonl .* has no dialogue in column 'dialogue'"):
-        read_dialogues(Path(empty), "dialogue")
 
 
 @pytest.mark.parametrize("names", [("train", "validation", "test"), ("samsum.train", "samsum.val", "samsum.test")])

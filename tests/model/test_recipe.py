@@ -36,7 +36,7 @@ def test_an_adapter_of_other_making_has_none(tiny_adapter, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"base_model": "x", "colour": 1}', b"\xff\xfe"])
 def test_a_damaged_one_is_named(content, tmp_path):
     (tmp_path / "recipe.json").write_bytes(content)
-    with pytest.raises(ValueError, match=r"recipe\.json is damaged: export the adapter again, or delete that file\.$"):
+    with pytest.raises(ValueError, match=r"recipe\.json is damaged: export it again, or delete that file\.$"):
         read_recipe(str(tmp_path))
 
 
@@ -52,7 +52,7 @@ def test_the_card_works_with_plain_peft(template, tiny_t5, tiny_adapter, tmp_pat
         inputs = summarizer.tokenizer(SAID, return_tensors="pt")
         (expected,) = summarizer(inputs.input_ids, inputs.attention_mask.bool()).texts
     else:
-        ((expected,), _) = summarizer.summarize([SAID])
+        (expected,) = summarizer.summarize([SAID])
     assert capsys.readouterr().out == expected + "\n"
 
 
