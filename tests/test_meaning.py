@@ -141,9 +141,9 @@ def test_conflict_between_by_hand():
 def test_a_speaker_goes_by_any_word_of_the_name_that_is_his_own():
     dialogue = "Mr Builder Mick: Oi.\nMr Voss: What?"
     assert speakers_of_words(dialogue) == {
-        "builder": "Mr. Builder Mick",
-        "mick": "Mr. Builder Mick",
-        "voss": "Mr. Voss",
+        "builder": "Mr Builder Mick",
+        "mick": "Mr Builder Mick",
+        "voss": "Mr Voss",
     }
     assert between(["Mick insults Mr Voss."], "Mr Builder swears at Voss.", dialogue) == [1.0]
     assert between(["Mr insults Voss."], "Mr Builder swears at Voss.", dialogue) == pytest.approx([2 / 3])
