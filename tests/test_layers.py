@@ -15,14 +15,14 @@ data.batching < engines data.reading data.datamodule < classifiers summaries < m
 summarizer < training validation < checkpoints <
 ppo_module sft_module < report.wording report.statistics report.measures report.curves report.provenance
 report.charts < report.judges report.dialogues report.systems report.tables report.picture < report.runs
-report.values report.before_after report.page < report.figures report.files < guard callbacks self_check < trainers
-< cli < fit sft evaluate summarize
+report.values report.before_after report.page < report.figures report.files app.together app.limits app.feedback
+app.page < app.web < guard callbacks self_check < trainers < cli < fit sft evaluate summarize serve
 """
 LAYER = {f"detox_rl.{module}": number for number, line in enumerate(LAYERS.split("<")) for module in line.split()}
 PACKAGE = Path(__file__).parent.parent / "detox_rl"
 FILES = {".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts): file for file in PACKAGE.rglob("*.py")}
 PACKAGES = {name for name in FILES if name.endswith(".__init__")}  # the topmost one loads parts when asked for them
-ONLY = {"peft": "detox_rl.model.adapters", "detoxify": "detox_rl.classifiers"}
+ONLY = {"peft": "detox_rl.model.adapters", "detoxify": "detox_rl.classifiers", "fastapi": "detox_rl.app.web"}
 
 
 def imported(name: str) -> set[str]:
