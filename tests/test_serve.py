@@ -27,7 +27,7 @@ from detox_rl.app.web import Model, Site, application
 
 DIALOGUE = "Tom: You left the bin open, you idiot.\nAnna: Sorry."
 NASTY = "<script>window.broken = 1</script>\"'><b>&amp;</b>"
-RUDE = "Tom calls Anna a bloody IDIOT & an idiotic fool."
+RUDE = "Tom calls Anna a bloody IDIOT & an idiotism now."
 
 
 class Stub:
@@ -77,7 +77,7 @@ def refused(response, status: int) -> str:
     assert response.status_code == status, response.text
     assert response.json().keys() == {"detail"}
     sentence = response.json()["detail"]
-    assert "\n" not in sentence and re.fullmatch(r"[^.].*\.", sentence), sentence
+    assert "\n" not in sentence and re.fullmatch(r"\S.*\.|There was an error parsing the body", sentence), sentence
     return sentence
 
 
@@ -202,10 +202,10 @@ def test_the_api_describes_itself_and_loads_nothing_from_elsewhere(client):
 def test_the_page_has_both_summaries_with_their_scores_and_rude_words(client, before, after):
     text = form(client, dialogue=DIALOGUE.replace("\n", "\r\n")).text
     assert before.calls == after.calls == [[DIALOGUE]]
-    assert "Tom calls Anna a bloody <mark>IDIOT</mark> &amp; an idiotic fool." in text
+    assert "Tom calls Anna a bloody <mark>IDIOT</mark> &amp; an idiotism now." in text
     values = re.findall(r"<dt>([\w ]+)</dt><dd>(.+?)</dd>", text)
     assert values == [
-        ("toxicity", "0.988"), ("strong words", "1"), ("words", "9"),
+        ("toxicity", "0.988"), ("strong words", "1"), ("words", "10"),
         ("toxicity", "0.062"), ("strong words", "0"), ("words", "9"),
     ]  # fmt: skip
     assert "warm start" in text and "version_7" in text and "Both alike" in text
@@ -228,7 +228,9 @@ def test_markup_is_shown_as_text_wherever_it_stands(client, before, after):
     assert response.headers["X-Content-Type-Options"] == "nosniff"
 
 
-@pytest.mark.parametrize("text, word", [("", "empty"), (" \n", "empty"), ("a" * 301, "301 characters"), ("too long", "window")])
+@pytest.mark.parametrize(
+    "text, word", [("", "empty"), (" \n", "empty"), ("a" * 301, "301 characters"), ("too long", "window")]
+)
 def test_a_bad_dialogue_comes_back_with_a_sentence(text, word, client):
     response = form(client, dialogue=text)
     assert response.status_code == 422 and f">\n{text}</textarea>" in response.text
@@ -255,7 +257,9 @@ def test_a_choice_is_kept_as_it_was_shown(client, site):
 
 @pytest.mark.parametrize("change", [{"choice": "both"}, {"choice": ""}, {"dialogue": ""}])
 def test_a_choice_of_nothing_is_refused(change, client, site):
-    refused(form(client, "/feedback", **{"dialogue": "a", "before": "b", "after": "c", "choice": "after"} | change), 422)
+    refused(
+        form(client, "/feedback", **{"dialogue": "a", "before": "b", "after": "c", "choice": "after"} | change), 422
+    )
     assert not site.feedback.path.exists()
 
 

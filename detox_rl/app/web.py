@@ -142,7 +142,7 @@ class Site:
         """A dialogue as a model gets it.
 
         Raises:
-            HTTPException: 422, if it is blank or too long.
+            HTTPException: 422, if it is blank, too long or no text.
         """
         dialogue = _unix(dialogue).strip()
         if not dialogue:
@@ -152,6 +152,12 @@ class Site:
                 422,
                 f"The dialogue has {len(dialogue):,} characters, more than {self.max_characters:,}: give a shorter one.",
             )
+        try:
+            dialogue.encode()
+        except UnicodeEncodeError:  # json can escape what is no text
+            raise HTTPException(
+                422, "The dialogue holds half a character, a surrogate without the other: take it out."
+            ) from None
         return dialogue
 
 

@@ -42,7 +42,10 @@ def test_many_at_once_do_not_mix(tmp_path):
     found = rows(feedback.path)
     assert len(found) == 160
     assert sorted(one["preferred"] for one in found[::2]) == sorted(texts * 10)
-    assert all((one["preferred"], one["rejected"]) == (two["rejected"], two["preferred"]) for one, two in zip(found[::2], found[1::2]))
+    assert all(
+        (one["preferred"], one["rejected"]) == (two["rejected"], two["preferred"])
+        for one, two in zip(found[::2], found[1::2])
+    )
 
 
 def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
