@@ -146,6 +146,11 @@ def test_a_bad_dialogue_is_named_and_still_there(browser, place):
     browser.get_log("browser")  # which holds the two refusals
 
 
+def test_as_many_characters_as_are_taken_fit_into_the_form(page):
+    summarise(page, 20_000 * "\N{GRINNING FACE}")
+    assert not find(page, "[role=alert]") and len(contents(page, ".text")[0].strip("\n")) == 20_000 + len(" idiot")
+
+
 def test_everything_has_a_name_and_the_keyboard_reaches_it(page):
     page.find_element(By.TAG_NAME, "body").send_keys(Keys.TAB)
     assert page.switch_to.active_element.accessible_name == "Dialogue"
