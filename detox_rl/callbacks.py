@@ -121,7 +121,7 @@ def nothing_better(trainer: L.Trainer, module: L.LightningModule) -> str:
     last = {name: float(value) for name, value in trainer.callback_metrics.items()}
     found = [
         f"{name} lay up to {-last[f'val/floor/{name}']:.3g} below the warm start's, where model.floors allows {allowance:g}"
-        for name, allowance in module.floors.allowances.items()
+        for name, allowance in module.score.floors.allowances.items()
         if last.get(f"val/floor/{name}", 0.0) < -allowance
     ]
     if "val/toxicity" in last:

@@ -69,8 +69,8 @@ def _reward_names(module: L.LightningModule) -> tuple[str, ...]:
 
 def _floors(module: L.LightningModule) -> dict[str, float]:
     """Allowance of each floor; SFT has none."""
-    floors: Any = getattr(module, "floors", None)
-    return {} if floors is None else floors.allowances
+    score: Any = getattr(module, "score", None)
+    return {} if score is None else score.floors.allowances
 
 
 def find_checkpoint(name: str, root: str | None) -> str:

@@ -193,7 +193,7 @@ class TextClassifier(_Network):
     """
 
     def __init__(self, model: str, label: str, label_is_toxic: bool) -> None:
-        super().__init__(Path(model).name, *_load_classifier(model))
+        super().__init__(Path(model).name, *load_classifier(model))
         config = self.model.config
         columns = config.label2id or {name: column for column, name in config.id2label.items()}  # either may be absent
         if label not in columns:
@@ -210,7 +210,15 @@ class TextClassifier(_Network):
         return Toxicity(probability, -logit) if self.label_is_toxic else Toxicity(1.0 - probability, logit)
 
 
-def _load_classifier(model: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_classifier(model: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A trained text classifier and its tokenizer.
+
+    Args:
+        model: folder or hub id.
+
+    Raises:
+        ValueError: It cannot be loaded, or lacks weights.
+    """
     try:
         network, report = AutoModelForSequenceClassification.from_pretrained(
             model, dtype=torch.float32, output_loading_info=True
@@ -238,7 +246,7 @@ class Entailment(_Network):
     """
 
     def __init__(self, model: str) -> None:
-        super().__init__(Path(model).name, *_load_classifier(model))
+        super().__init__(Path(model).name, *load_classifier(model))
         labels = self.model.config.id2label
         columns = [column for column, label in labels.items() if re.fullmatch("(?i)entail(ment|ed|s)?", label)]
         if len(columns) != 1:

@@ -1,4 +1,4 @@
-"""One LightningCLI for both trainings, and one way to say what went wrong."""
+"""One LightningCLI for all trainings, and one way to say what went wrong."""
 
 import contextlib
 import logging
@@ -24,7 +24,6 @@ from detox_rl.checkpoints import (
     AtomicCheckpointIO,
     BestCheckpoint,
     best_checkpoint,
-    check_fits,
     check_unfinished,
     find_checkpoint,
     is_start,
@@ -37,23 +36,29 @@ SHARDED = ("fsdp", "deepspeed", "model_parallel", "modelparallel", "xla")  # par
 
 
 class DetoxCLI(LightningCLI):
-    """Lightning's CLI with `--ckpt_path`, `--checkpoint.*` and the model's tokeniser linked to the data.
+    """Lightning's CLI with `--ckpt_path` and `--checkpoint.*`, and with one seed for model and data.
 
     Args:
         model_class: what is trained.
         monitor: the metric that the best checkpoint has least of.
         trainer_defaults: beyond those of `trainers.shared_options`.
+        data_class: what it is trained on.
         kwargs: of `LightningCLI`.
     """
 
     def __init__(
-        self, model_class: type[L.LightningModule], monitor: str, trainer_defaults: dict[str, Any], **kwargs: Any
+        self,
+        model_class: type[L.LightningModule],
+        monitor: str,
+        trainer_defaults: dict[str, Any],
+        data_class: type[L.LightningDataModule] = DialogueDataModule,
+        **kwargs: Any,
     ) -> None:
         self.monitor = monitor
         reuse_freed_memory()
         super().__init__(
             model_class,
-            DialogueDataModule,
+            data_class,
             run=False,
             auto_configure_optimizers=False,
             seed_everything_default=0,
@@ -74,7 +79,6 @@ class DetoxCLI(LightningCLI):
         parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         best = {f"checkpoint.{name}": value for name, value in BEST.items()}
         parser.set_defaults({"checkpoint.monitor": self.monitor, **best})
-        parser.link_arguments("model.base_model", "data.tokenizer")
         parser.link_arguments("seed_everything", "data.seed")
         parser.link_arguments("seed_everything", "model.seed")
         parser._action_groups.sort(key=_is_lightnings)
@@ -114,7 +118,7 @@ class DetoxCLI(LightningCLI):
         self.datamodule.val_dataloader()
         if self.config.ckpt_path:
             checkpoint = AtomicCheckpointIO().load_checkpoint(self.config.ckpt_path, "cpu")
-            check_fits(self.model, checkpoint)
+            self.model.check_checkpoint(checkpoint)
             check_unfinished(checkpoint, self.trainer.max_steps)
 
 

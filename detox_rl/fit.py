@@ -21,6 +21,7 @@ class FitCLI(DetoxCLI):
         """Also `--guard.*` and `--self_check.*`."""
         parser.add_lightning_class_args(CollapseGuard, "guard")
         parser.add_lightning_class_args(SelfCheck, "self_check")
+        parser.link_arguments("model.base_model", "data.tokenizer")
         parser.set_defaults({"model.rewards": [class_path(term) for term in default_rewards()]})
         super().add_arguments_to_parser(parser)
 

@@ -19,6 +19,7 @@ from torchmetrics.utilities import dim_zero_cat
 from detox_rl.classifiers import Classifier
 from detox_rl.functional.statistics import moments
 from detox_rl.rewards import word_counts
+from detox_rl.summaries import Summaries
 from detox_rl.text import ngrams
 
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL")
@@ -206,13 +207,14 @@ class Distinct(Metric):
         return dict(zip(("distinct1", "distinct2"), torch.tensor(counts, device=self.device) / self.totals))
 
 
-def text_statistics(summaries: list[str], references: list[str]) -> dict[str, float]:
+def text_statistics(summaries: Summaries) -> dict[str, float]:
     """How healthy a batch of sampled summaries looks: the first signs of collapse, all means over the batch."""
-    bigrams = [gram for summary in summaries for gram in ngrams(summary, 2)]
-    counts = Counter(summaries)
+    texts = summaries.texts
+    bigrams = [gram for text in texts for gram in ngrams(text, 2)]
+    counts = Counter(text for text, _ in set(zip(texts, summaries.dialogues)))  # of how many dialogues each is
     return {
-        "text/empty_share": sum(not summary.strip() for summary in summaries) / len(summaries),
-        "text/duplicate_share": sum(counts[summary] > 1 for summary in summaries) / len(summaries),
+        "text/empty_share": sum(not text.strip() for text in texts) / len(texts),
+        "text/duplicate_share": sum(counts[text] > 1 for text in texts) / len(texts),
         "text/distinct2": len(set(bigrams)) / len(bigrams) if bigrams else 0.0,
-        "text/length_ratio": float(lengths(summaries, references)[:, 0].mean()),
+        "text/length_ratio": float(lengths(texts, summaries.references)[:, 0].mean()),
     }

@@ -14,19 +14,17 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from detox_rl.checkpoints import check_fits, keep_trained
-from detox_rl.classifiers import named
 from detox_rl.data.batching import Batch
 from detox_rl.data.datamodule import DialogueDataModule
 from detox_rl.data.prompts import load_tokenizer
 from detox_rl.embedded import EMBEDDED
 from detox_rl.errors import ABOVE_ZERO, check_bounds
-from detox_rl.floors import DEFAULT_FLOORS, Floors
-from detox_rl.functional.advantages import gae, token_rewards
+from detox_rl.floors import DEFAULT_FLOORS
+from detox_rl.functional.advantages import gae, leave_one_out, token_rewards
 from detox_rl.functional.kl import adapt_kl_coef, k1, k3
 from detox_rl.functional.losses import clipped_policy_loss, clipped_value_loss
 from detox_rl.functional.masking import masked_sum
-from detox_rl.functional.scores import comoments, inverse_std, standardised_sum
-from detox_rl.functional.statistics import explained_variance, moments, whiten
+from detox_rl.functional.statistics import moments, whiten
 from detox_rl.metrics import text_statistics
 from detox_rl.model.adapters import LoraOptions
 from detox_rl.model.policy import Encoded, Policy, scatter
@@ -37,10 +35,9 @@ from detox_rl.rewards import (
     default_rewards,
     first_classifier,
     fit_terms,
-    term_values,
-    weight_of,
 )
 from detox_rl.rollout import Rollout, Sampled, minibatches, shuffled
+from detox_rl.score import Score
 from detox_rl.training import (
     check_data,
     check_trainer,
@@ -57,6 +54,7 @@ MAX_SKIPPED = 5  # non-finite minibatches in a row after which going on is point
 MOST = float("inf")
 BOUNDS = {
     **dict.fromkeys(("ppo_epochs", "minibatch_size", "micro_batch_size", "lora_rank", "lora_alpha"), (1, MOST)),
+    "samples_per_dialogue": (1, MOST),
     # A summary longer than any prompt takes minutes a batch, and is none.
     "max_new_tokens": (1, 512),
     **dict.fromkeys(
@@ -90,6 +88,8 @@ class PPOModule(L.LightningModule):
             best. The default holds where there is such a term; null: no floors.
         max_new_tokens: summaries are cut there.
         temperature: of sampling, and of every log-probability.
+        samples_per_dialogue: 1 estimates advantages by GAE with the value head; from 2 on the other samples of a dialogue
+            are its baseline (RLOO), the value head learns nothing, and a batch has so many summaries a dialogue.
         ppo_epochs: passes over each batch.
         minibatch_size: summaries per update and process.
         micro_batch_size: summaries per backward pass (less memory, same gradient); unset: the minibatch.
@@ -114,7 +114,6 @@ class PPOModule(L.LightningModule):
     """
 
     kl_coef: Tensor
-    comoments: Tensor
     automatic_optimization = False
     strict_loading = False  # a checkpoint holds what is trained; `check_fits` sees to the rest
 
@@ -130,6 +129,7 @@ class PPOModule(L.LightningModule):
         floors: dict[str, float] | None = DEFAULT_FLOORS,
         max_new_tokens: int = 48,
         temperature: float = 0.7,
+        samples_per_dialogue: int = 1,
         ppo_epochs: int = 4,
         minibatch_size: int = 16,
         micro_batch_size: int | None = None,
@@ -162,9 +162,8 @@ class PPOModule(L.LightningModule):
         self.tokenizer = load_tokenizer(base_model, self.policy.t5.config)
         self.rewards = default_rewards() if rewards is None else rewards
         self.register_buffer("kl_coef", torch.tensor(kl_coef, dtype=torch.float64))
-        self.register_buffer("comoments", torch.zeros(2 * [1 + len(self.rewards)], dtype=torch.float64))
-        self.floors = Floors(self.rewards, floors)
-        self.validation = Validation(self.rewards, first_classifier(self.rewards), self.floors.allowances)
+        self.score = Score(self.rewards, floors)
+        self.validation = Validation(self.rewards, first_classifier(self.rewards), self.score.floors.allowances)
         self.skipped_in_a_row = 0
 
     # -- one iteration ---------------------------------------------------------------------------
@@ -172,11 +171,12 @@ class PPOModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The path of the data, from prompts to updated weights (manual optimisation). Returns what histograms show."""
         self.seconds: dict[str, float] = defaultdict(float)
+        batch = batch.repeat(self.hparams.samples_per_dialogue)
         with self.timed("sample"):
             sampled, summaries = self.sample(batch)
         with self.timed("reward"):
-            terms = term_values(named(self.rewards), summaries).to(self.device)
-            scores = self.score(terms)
+            terms = self.score.values(summaries)
+            scores = self.score(terms, self.reduce)
         with self.timed("estimate"):
             rollout = self.estimate_advantages(sampled, scores)
         with self.timed("update"):
@@ -190,13 +190,21 @@ class PPOModule(L.LightningModule):
 
     @torch.no_grad()
     def sample(self, batch: Batch) -> tuple[Sampled, Summaries]:
-        """One summary a dialogue, as tokens and as text."""
-        encoded = self.policy.encode(batch.prompt_ids, batch.prompt_mask)
+        """One summary a row, as tokens and as text."""
+        encoded = self.encode(batch)
         responses = self.draw(encoded)
         kept = encoded if self.policy.encoder_is_frozen else None
         prompts = batch.prompt_ids, batch.prompt_mask, kept
         sampled = Sampled(*prompts, responses.ids, responses.mask, responses.logprobs)
         return sampled, Summaries(responses.texts, batch.dialogues, batch.references, responses.ended)
+
+    def encode(self, batch: Batch) -> Encoded:
+        """Each dialogue once, however often a batch repeats it."""
+        samples = self.hparams.samples_per_dialogue
+        dialogues = len(batch.ids) // samples
+        encoded = self.policy.encode(batch.prompt_ids[:dialogues], batch.prompt_mask[:dialogues])
+        rows = torch.arange(dialogues, device=self.device)
+        return encoded if samples == 1 else encoded.rows(rows.repeat(samples))
 
     def draw(self, encoded: Encoded) -> Responses:
         """Summaries by the active model; all that an iteration draws, it draws by the same random numbers."""
@@ -205,14 +213,6 @@ class PPOModule(L.LightningModule):
         uniforms = torch.rand(ranks * len(encoded.mask), limit, generator=self.generator("sample"))
         uniforms = uniforms[self.global_rank :: ranks].to(self.device)
         return respond(self.policy, self.tokenizer, encoded, limit, self.hparams.temperature, uniforms)
-
-    def score(self, terms: Tensor) -> Tensor:
-        """Terms as one score: each on the scale of all its values of all ranks so far, and then their weighted sum.
-
-        (batch, terms) -> (batch,)
-        """
-        self.comoments += sum_over_ranks(comoments(terms), self.trainer)
-        return standardised_sum(terms, self.weights(), self.comoments)
 
     @torch.no_grad()
     def estimate_advantages(self, sampled: Sampled, scores: Tensor) -> Rollout:
@@ -230,8 +230,12 @@ class PPOModule(L.LightningModule):
             columns.append([F.pad(column, pad) for column in (logprobs, ref_logprobs, values)])
         logprobs, ref_logprobs, values = (torch.cat(column) for column in zip(*columns))
         rewards = token_rewards(scores, k1(logprobs, ref_logprobs), mask, self.kl_coef.float())
-        advantages, returns = gae(rewards, values, mask, hparams.gamma, hparams.lam)
-        advantages = whiten(advantages, mask, sum_over_ranks(moments(advantages, mask), self.trainer))
+        if hparams.samples_per_dialogue == 1:
+            advantages, returns = gae(rewards, values, mask, hparams.gamma, hparams.lam)
+        else:
+            advantages = leave_one_out(rewards.sum(-1), hparams.samples_per_dialogue).unsqueeze(-1).expand(mask.shape)
+            returns = values
+        advantages = whiten(advantages, mask, self.reduce(moments(advantages, mask)))
         return Rollout(sampled, logprobs, ref_logprobs, values, advantages, returns)
 
     def recompute(self, sampled: Sampled) -> tuple[Tensor, Tensor, Tensor]:
@@ -263,7 +267,7 @@ class PPOModule(L.LightningModule):
     def update_on(self, minibatch: Rollout) -> dict[str, Tensor]:
         """One optimiser step; the gradient is that of the mean over the real tokens of all ranks."""
         optimizer = self.optimizers().optimizer
-        tokens = sum_over_ranks(minibatch.mask.sum().float(), self.trainer)
+        tokens = self.reduce(minibatch.mask.sum().float())
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         optimizer.zero_grad(set_to_none=True)
         for piece in minibatches(minibatch, self.hparams.micro_batch_size or len(minibatch.mask)):
@@ -274,7 +278,7 @@ class PPOModule(L.LightningModule):
                 sums[name] = sums[name] + value
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         grad_norm = torch.nn.utils.clip_grad_norm_(parameters, self.hparams.max_grad_norm)
-        means = sum_over_ranks(torch.stack(list(sums.values())), self.trainer) / tokens
+        means = self.reduce(torch.stack(list(sums.values()))) / tokens
         finite = bool(means.isfinite().all() & grad_norm.isfinite())
         self.count_skipped(finite)
         if finite:
@@ -288,7 +292,9 @@ class PPOModule(L.LightningModule):
         logprobs, entropy, values = self.recompute(rollout.sampled)
         policy_loss = clipped_policy_loss(logprobs, rollout.logprobs, rollout.advantages, hparams.clip_range)
         value_loss = clipped_value_loss(values, rollout.values, rollout.returns, hparams.value_clip_range)
-        loss = policy_loss + hparams.value_coef * value_loss
+        # Where other samples are the baseline, there is nothing that the value head should learn.
+        value_coef = hparams.value_coef if hparams.samples_per_dialogue == 1 else 0.0
+        loss = policy_loss + value_coef * value_loss
         if hparams.entropy_coef:  # the entropy's gradient costs two more passes over the vocabulary
             loss = loss - hparams.entropy_coef * entropy
         with torch.no_grad():
@@ -309,26 +315,18 @@ class PPOModule(L.LightningModule):
     @torch.no_grad()
     def hold_floors(self, batch: Batch, sampled: Sampled, terms: Tensor) -> None:
         """Moves multipliers by what the terms (batch, terms) are beside those of the reference's samples."""
-        if not self.floors:
+        if not self.score.floors:
             return
         with self.policy.reference():
-            drawn = self.draw(sampled.encoded or self.policy.encode(batch.prompt_ids, batch.prompt_mask))
-        floored = {name: term for name, term in named(self.rewards).items() if name in self.floors}
-        before = term_values(floored, Summaries(drawn.texts, batch.dialogues, batch.references, drawn.ended))
-        columns = [name in floored for name in named(self.rewards)]
-        differences = terms[:, columns] - before.to(self.device)
-        sums = torch.stack([moments(column) for column in differences.T])
-        self.floors.update(sum_over_ranks(sums, self.trainer), inverse_std(self.comoments)[columns])
+            drawn = self.draw(sampled.encoded or self.encode(batch))
+        before = Summaries(drawn.texts, batch.dialogues, batch.references, drawn.ended)
+        self.score.hold_floors(terms, before, self.reduce)
 
     # -- bookkeeping -----------------------------------------------------------------------------
 
-    def weights(self) -> Tensor:
-        """Of each term on its own scale. (terms,)"""
-        return self.floors.weights(named(self.rewards)).to(self.device)
-
-    def scale(self) -> Tensor:
-        """Of each term in its own units: weight over running standard deviation, 0 before it has varied. (terms,)"""
-        return self.weights() * inverse_std(self.comoments)
+    def reduce(self, sums: Tensor) -> Tensor:
+        """Over all ranks."""
+        return sum_over_ranks(sums, self.trainer)
 
     def generator(self, purpose: str) -> torch.Generator:
         """The random numbers of this iteration."""
@@ -358,7 +356,7 @@ class PPOModule(L.LightningModule):
             return
         kl = k1(rollout.logprobs, rollout.ref_logprobs)
         rows = torch.tensor(float(len(kl)), device=self.device)
-        per_summary = sum_over_ranks(kl.sum(), self.trainer) / sum_over_ranks(rows, self.trainer)
+        per_summary = self.reduce(kl.sum()) / self.reduce(rows)
         if per_summary.isfinite():  # else the coefficient would never be a number again
             self.kl_coef.copy_(
                 adapt_kl_coef(self.kl_coef, per_summary, self.hparams.kl_target, self.hparams.kl_horizon)
@@ -380,33 +378,18 @@ class PPOModule(L.LightningModule):
         statistics: dict[str, Tensor],
     ) -> None:
         """Everything an iteration has to say, logged once."""
-        lengths = rollout.mask.sum(-1).float()
-        names = list(named(self.rewards))
-        # By the weights as given: multipliers move, and the curve would move with them.
-        given = torch.tensor([weight_of(term) for term in self.rewards], dtype=torch.float64, device=self.device)
-        rewards = terms.double() @ (given * inverse_std(self.comoments))
-        share = (self.scale() != 0.0) * self.weights().abs()
-        kl = k1(rollout.logprobs, rollout.ref_logprobs)
-        gap = (rollout.logprobs - rollout.sampled.drawn_logprobs)[rollout.mask].abs()
-        self.log_means({"env/reward_mean": rewards.mean(), "objective/kl": kl.sum(-1).mean()}, prog_bar=True)
+        kl = k1(rollout.logprobs, rollout.ref_logprobs).sum(-1)
         values = {
-            "env/reward_std": rewards.std(unbiased=False),
-            "objective/kl_per_token": kl.sum() / lengths.sum(),
+            **self.score.figures(terms),
+            **rollout.figures(),
+            **text_statistics(summaries),
+            **statistics,
             "objective/kl_coef": self.kl_coef,
             "objective/score": scores.mean(),
-            "ppo/val/var_explained": explained_variance(rollout.values, rollout.returns, rollout.mask),
-            "ppo/returns_mean": rollout.returns[rollout.mask].mean(),
-            "ppo/sampler_gap_mean": gap.mean(),
-            "ppo/sampler_gap_max": gap.max(),
-            "tokens/responses_len_mean": lengths.mean(),
-            "tokens/responses_len_std": lengths.std(unbiased=False),
-            **text_statistics(summaries.texts, summaries.references),
-            **{f"reward/{name}": mean for name, mean in zip(names, terms.mean(0))},
-            **{f"share/{name}": part for name, part in zip(names, share / share.sum().clamp_min(1e-12))},
-            **self.floors.figures(),
-            **statistics,
             **{f"time/ppo/{phase}": seconds for phase, seconds in self.seconds.items()},
         }
+        shown = {"env/reward_mean": values.pop("env/reward_mean"), "objective/kl": kl.mean()}
+        self.log_means(shown, prog_bar=True)
         self.log_means(values)
 
     def log_means(self, values: dict[str, Any], prog_bar: bool = False) -> None:
@@ -431,7 +414,7 @@ class PPOModule(L.LightningModule):
         if self.validation.lacks(batch):
             with self.policy.reference():
                 before = self.greedy(batch)
-        return self.validation.update(batch, before, after, self.scale())
+        return self.validation.update(batch, before, after, self.score.scale())
 
     def greedy(self, batch: Batch) -> Responses:
         """Greedy summaries of the active model."""
@@ -477,7 +460,7 @@ class PPOModule(L.LightningModule):
             ValueError: if trainer, data or rewards do not fit this model.
         """
         check_trainer(trainer)
-        check_data(data, self.policy, self.hparams.minibatch_size)
+        check_data(data, self.policy, self.hparams.minibatch_size, self.hparams.samples_per_dialogue)
         check_terms(self.rewards)
 
     def on_fit_start(self) -> None:
@@ -513,9 +496,17 @@ class PPOModule(L.LightningModule):
         """Keeps what is trained and no more."""
         keep_trained(self, checkpoint)
 
+    def check_checkpoint(self, checkpoint: dict) -> None:
+        """Refuses a checkpoint of another model.
+
+        Raises:
+            ValueError: if it is one.
+        """
+        check_fits(self, checkpoint)
+
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Refuses a checkpoint of another model; the coefficient of this run goes on unless a controller has moved it."""
-        check_fits(self, checkpoint)
+        self.check_checkpoint(checkpoint)
         say_what_changed(self, checkpoint)
         if self.hparams.kl_target is None:
             checkpoint["state_dict"]["kl_coef"] = self.kl_coef.clone()

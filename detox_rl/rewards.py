@@ -19,10 +19,12 @@ from detox_rl.classifiers import Classifier, Detoxify, check_classifier, clean_l
 from detox_rl.data.datamodule import DialogueDataModule
 from detox_rl.errors import first_line
 from detox_rl.meaning import ROUGE_MEASURES
+from detox_rl.meaning import ConflictBetween as ConflictBetween
 from detox_rl.meaning import ConflictReported as ConflictReported
 from detox_rl.meaning import ContentRecall as ContentRecall
 from detox_rl.meaning import DialogueOverlap as DialogueOverlap
 from detox_rl.meaning import WhoDidWhat as WhoDidWhat
+from detox_rl.preference import Preference as Preference
 from detox_rl.summaries import Examples, Summaries
 from detox_rl.text import ngrams, word_count
 
@@ -218,15 +220,12 @@ def word_counts(texts: list[str]) -> Tensor:
 
 
 def default_rewards() -> list[RewardTerm]:
-    """The terms of the embedded run.
-
-    The weights are the deviations that the terms had among 224 samples of the embedded warm start (3.48, 0.0777, 0.120,
-    0.478, 0 and 0.0291), times 1, 10, 8, 1, 1 and 2, the weights of the raw terms before they were standardised.
-    `ShortOutput`, which never spoke there, has the least of the others.
-    """
-    judged: list[RewardTerm] = [NonToxicity(weight=3.5), RougeL(weight=0.78)]
-    fluent: list[RewardTerm] = [LengthBand(weight=0.96), MissingEOS(weight=0.48)]
-    return [*judged, *fluent, ShortOutput(weight=0.06), Repetition(weight=0.06)]
+    """The terms of the embedded run: clean, about the right things, and well formed; weights are of standardised terms."""
+    clean: list[RewardTerm] = [NonToxicity(weight=3.5)]
+    conflict: list[RewardTerm] = [ConflictReported(weight=2.0), ConflictBetween(weight=2.0)]
+    meaning: list[RewardTerm] = [WhoDidWhat(weight=1.5), RougeL(weight=0.78)]
+    form: list[RewardTerm] = [LengthBand(weight=0.96), MissingEOS(weight=0.48)]
+    return [*clean, *conflict, *meaning, *form, ShortOutput(weight=0.06), Repetition(weight=0.06)]
 
 
 def check_terms(terms: list[RewardTerm]) -> None:

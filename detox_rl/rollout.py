@@ -6,6 +6,8 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from detox_rl.functional.kl import k1
+from detox_rl.functional.statistics import explained_variance
 from detox_rl.model.policy import Encoded
 
 
@@ -66,6 +68,20 @@ class Rollout(NamedTuple):
     def mask(self) -> Tensor:
         """True = real token, EOS included. (batch, time)"""
         return self.sampled.mask
+
+    def figures(self) -> dict[str, Tensor]:
+        """What the log shows of it: KL, returns, lengths, and how far the sampler's log-probs are from the recomputed."""
+        lengths = self.mask.sum(-1).float()
+        gap = (self.logprobs - self.sampled.drawn_logprobs)[self.mask].abs()
+        return {
+            "objective/kl_per_token": k1(self.logprobs, self.ref_logprobs).sum() / lengths.sum(),
+            "ppo/val/var_explained": explained_variance(self.values, self.returns, self.mask),
+            "ppo/returns_mean": self.returns[self.mask].mean(),
+            "ppo/sampler_gap_mean": gap.mean(),
+            "ppo/sampler_gap_max": gap.max(),
+            "tokens/responses_len_mean": lengths.mean(),
+            "tokens/responses_len_std": lengths.std(unbiased=False),
+        }
 
     def rows(self, index: Tensor) -> "Rollout":
         """The chosen rows, with the padding that none of them needs cut off."""

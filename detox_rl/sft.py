@@ -14,6 +14,7 @@ class SFTCLI(DetoxCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """All dialogues, smaller batches."""
         super().add_arguments_to_parser(parser)
+        parser.link_arguments("model.base_model", "data.tokenizer")
         parser.set_defaults({"data.only_rude": False, "data.batch_size": 16})
 
 

@@ -154,9 +154,17 @@ class SFTModule(L.LightningModule):
         """Keeps what is trained and no more."""
         keep_trained(self, checkpoint)
 
+    def check_checkpoint(self, checkpoint: dict) -> None:
+        """Refuses a checkpoint of another model.
+
+        Raises:
+            ValueError: if it is one.
+        """
+        check_fits(self, checkpoint)
+
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Refuses a checkpoint of another model, and says which options have changed."""
-        check_fits(self, checkpoint)
+        self.check_checkpoint(checkpoint)
         say_what_changed(self, checkpoint)
 
     def on_train_start(self) -> None:

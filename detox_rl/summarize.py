@@ -248,7 +248,7 @@ def main(args: ArgsType = None) -> None:
         parser.add_argument("files", nargs="*", help=f"{kinds} - or none: one dialogue on standard input.")
         parser.add_argument("--dialogue", action="append", help="A dialogue itself; may be repeated.")
         parser.add_function_arguments(summarize, skip={"files", "dialogue", "asked"})
-        options = parser.parse_args(args)
+        options = parser.parse_args(args)  # type: ignore[arg-type]
         asked = json.loads(parser.dump(options, format="json"))
         try:
             summarize(**parser.instantiate(options), asked=asked)  # type: ignore[arg-type]

@@ -24,8 +24,10 @@ from detox_rl.self_check import SelfCheck
 
 PPO_OPTIONS = {"max_steps": 40, "val_check_interval": 10}
 SFT_OPTIONS = {"max_steps": 300, "val_check_interval": 20, "gradient_clip_val": 1.0}
+# A small encoder gains little from bf16, in which summaries that are nearly as good get the same score.
+PREFER_OPTIONS = {"max_epochs": 3, "check_val_every_n_epoch": 1, "gradient_clip_val": 1.0, "precision": "32-true"}
 BEST: dict[str, Any] = {"mode": "min", "filename": "{step}"}  # of the best checkpoint, by the monitored metric
-PPO_MONITOR, SFT_MONITOR = "val/selection", "val/loss"
+PPO_MONITOR, SFT_MONITOR, PREFER_MONITOR = "val/selection", "val/loss", "val/loss"
 
 
 def shared_options() -> dict[str, Any]:

@@ -108,13 +108,16 @@ def check_trainer(trainer: L.Trainer) -> None:
         )
 
 
-def check_data(data: DialogueDataModule | None, policy: Policy, minibatch_size: int | None = None) -> None:
+def check_data(
+    data: DialogueDataModule | None, policy: Policy, minibatch_size: int | None = None, samples: int = 1
+) -> None:
     """Refuses data that the options of the model do not fit.
 
     Args:
         data: None where the trainer was given plain loaders.
         policy: with the warm start's recipe.
         minibatch_size: rows of an update of PPO; None in supervised training.
+        samples: summaries that PPO draws of each dialogue.
 
     Raises:
         ValueError: if the warm start was trained with another prompt, a minibatch is larger than a batch, or PPO is given
@@ -133,10 +136,11 @@ def check_data(data: DialogueDataModule | None, policy: Policy, minibatch_size: 
             "data.further_summary_columns are targets of detox_rl.sft; PPO has none, and compares with data.summary_column "
             "alone: leave the option out."
         )
-    if minibatch_size is not None and minibatch_size > batch:
+    if minibatch_size is not None and minibatch_size > samples * batch:
+        times = "" if samples == 1 else f" times {samples} samples a dialogue"
         raise ValueError(
-            f"model.minibatch_size is {minibatch_size} and data.batch_size {batch}: a minibatch is cut from a batch, so "
-            "lower the former or raise the latter."
+            f"model.minibatch_size is {minibatch_size} and data.batch_size {batch}{times}: a minibatch is cut from a batch, "
+            "so lower the former or raise the latter."
         )
 
 

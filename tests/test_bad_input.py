@@ -480,7 +480,6 @@ BAD: dict[str, tuple[Callable[[Place], tuple[Callable, list[str]]], str]] = {
     "summarize: a folder": (lambda p: p.summarize(str(p.folder)), "Is a directory"),
     "summarize: binary": (lambda p: p.summarize(p.file("a.txt", bytes(range(256)))), "not UTF-8"),
     "summarize: empty": (lambda p: p.summarize(p.file("a.txt", "")), "a.txt is empty"),
-    "summarize: no file named": (lambda p: p.summarize(), "file"),
     "summarize: adapter missing": (lambda p: p.summarize(p.file("a.txt", TEXT), adapter="nowhere"), "'nowhere'"),
     "summarize: no hub model": (lambda p: p.summarize(p.file("a.txt", TEXT), base="nobody/t5"), "'nobody/t5'"),
     "summarize: adapter of another base": (

@@ -28,7 +28,7 @@ def test_a_checkpoint_holds_what_is_trained_and_loads_weights_only(saved):
     checkpoint = torch.load(path, weights_only=True)
     names = set(checkpoint["state_dict"])
     assert set(module.trainable()) <= names
-    assert {"kl_coef", "comoments", "value_head.weight", "value_head.bias"} <= names
+    assert {"kl_coef", "score.comoments", "value_head.weight", "value_head.bias"} <= names
     frozen = [name for name in module.state_dict() if name not in names]
     assert any("shared.weight" in name for name in frozen) and any("lm_head" in name for name in frozen)
     assert not [name for name in names if "base_layer" in name or "shared" in name or "lm_head" in name]
@@ -183,7 +183,9 @@ def saved_with_floor(tiny_t5, tmp_path):
     return tmp_path / "floor.ckpt"
 
 
-@pytest.mark.parametrize("terms, place", [([LengthBand()], "comoments"), ([MissingEOS(), LengthBand()], "rewards")])
+@pytest.mark.parametrize(
+    "terms, place", [([LengthBand()], "score.comoments"), ([MissingEOS(), LengthBand()], "rewards")]
+)
 def test_the_checkpoint_of_other_rewards_is_refused(terms, place, saved_with_floor, tiny_t5):
     """What was gathered about one term would be taken for that of another."""
     other = make_module(tiny_t5, rewards=[*vowel_rewards(), *terms], floors={"length_band": 0.1})

@@ -85,6 +85,13 @@ def test_samples_depend_on_seed_prompt_and_number_alone(engine, prompts):
     assert twice[0] == twice[1]
 
 
+def test_other_prompts_draw_by_other_numbers(engine, prompts):
+    """Where all tokens are equally likely, a text tells the numbers alone."""
+    pair = [prompts[0], prompts[0].flip(0)]
+    (one,), (other,) = texts(engine.respond(pair, Decoding(LIMIT, 0, 1, temperature=1e9)))
+    assert one != other
+
+
 def test_low_temperatures_draw_the_greedy_text(engine, prompts):
     cold = engine.respond(prompts, Decoding(LIMIT, 0, 1, temperature=1e-4))
     assert texts(cold) == texts(engine.respond(prompts, Decoding(LIMIT)))

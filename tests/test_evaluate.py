@@ -283,7 +283,7 @@ def test_terms_that_learn_score_here_as_they_did_in_training(tmp_path, monkeypat
         batch = Summaries(texts, dialogues, [references[dialogue] for dialogue in dialogues], [True] * len(rows))
         return term_values(named(terms), batch).double()
 
-    seen = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]["comoments"]
+    seen = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]["score.comoments"]
     for table, moments in ((run / "samples" / "step=1.jsonl", seen), (tmp_path / "out" / "before_after.jsonl", None)):
         rows = [json.loads(line) for line in table.read_text().splitlines()]
         both = {when: values(rows, when) for when in ("before", "after")}

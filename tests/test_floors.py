@@ -190,7 +190,7 @@ def test_differences_are_paired_and_of_the_floored_terms(tiny_t5, tiny_adapter):
     assert judged == []  # the reference's summaries are not judged by what has no floor
     band = lambda texts: LengthBand()(Summaries(texts, batch.dialogues, batch.references, [True] * 8))
     wanted = moments(band(summaries.texts) - band(before.texts))
-    torch.testing.assert_close(module.floors["length_band"].differences, wanted)
+    torch.testing.assert_close(module.score.floors["length_band"].differences, wanted)
     assert wanted[2] > 0.0
 
 
@@ -210,12 +210,12 @@ def test_the_multiplier_weighs_the_next_score(tiny_t5):
     terms = torch.randn(16, 3, generator=torch.Generator().manual_seed(0))
     terms[:, 2] = 0.0
     module.score(terms)
-    module.floors["length_band"].multiplier.fill_(1e6)
+    module.score.floors["length_band"].multiplier.fill_(1e6)
     scores = module.score(terms)
     column = terms[:, 1].double()
     wanted = ((column - column.mean()) / column.std(unbiased=False)).float()
     torch.testing.assert_close(scores, wanted, atol=1e-4, rtol=1e-4)
-    assert (module.scale() != 0.0).tolist() == [True, True, False]
+    assert (module.score.scale() != 0.0).tolist() == [True, True, False]
 
 
 def test_shares_are_of_terms_that_vary(tiny_t5):

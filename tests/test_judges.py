@@ -26,11 +26,11 @@ REPEATING = [
 ]
 ASSET_BYTES = {
     "conflict": 150_000,
-    "dialogues": 1_000_000,
+    "dialogues": 2_000_000,
     "group_terms.txt": 5_000,
     "hashed_ngrams": 3_000_000,
     "strong_words.txt": 20_000,
-    "summary_adapter": 3_000_000,
+    "summary_adapter": 6_000_000,
     "toxicity": 8_000_000,
 }
 

@@ -11,12 +11,13 @@ functional.scores functional.statistics <
 errors text writing conflict.record conflict.tokens < embedded < conflict.lexicon < conflict.grammar < conflict.people <
 conflict.clauses conflict.quotes < conflict.report < model.linear model.recipe < model.vocabulary model.t5
 model.adapters < model.policy < model.step_decoder rollout < model.sampling < data.prompts data.sources
-data.batching < engines data.reading data.datamodule < classifiers summaries < meaning < rewards < floors < metrics <
-summarizer < training validation < checkpoints <
-ppo_module sft_module < report.wording report.statistics report.measures report.curves report.provenance
-report.charts < report.judges report.dialogues report.systems report.tables report.picture < report.runs
-report.values report.before_after report.page < report.figures report.files app.together app.limits app.feedback
-app.page < app.web < guard callbacks self_check < trainers < cli < fit sft evaluate summarize serve
+data.batching < engines data.reading data.datamodule < classifiers summaries data.preferences < meaning preference agreement < rewards <
+floors < score < metrics < summarizer < training validation < checkpoints <
+ppo_module sft_module preference_module < report.wording report.statistics report.measures report.curves
+report.provenance report.charts < report.judges report.dialogues report.systems report.tables report.picture <
+report.runs report.values report.before_after report.page < report.figures report.files app.together
+app.limits app.feedback app.page < app.web < guard callbacks self_check < trainers < cli <
+fit sft prefer evaluate summarize serve
 """
 LAYER = {f"detox_rl.{module}": number for number, line in enumerate(LAYERS.split("<")) for module in line.split()}
 PACKAGE = Path(__file__).parent.parent / "detox_rl"

@@ -140,29 +140,29 @@ def probabilities(term: ConflictReported, texts: list[str], rows: list[dict]) ->
 
 
 def test_it_tells_reports_from_omissions_on_dialogues_it_has_not_learnt(conflict_reported):
-    """80 validation rows; measured 0.99 for rude against polite, 0.97 for references against themselves cut."""
+    """200 validation rows; measured 0.96 for rude against polite, 0.89 for references against themselves cut."""
     rude, polite = ([row for row in embedded_rows("validation") if is_rude(row) == kind] for kind in (True, False))
     reported, calm = (
         probabilities(conflict_reported, [row["summary"] for row in rows], rows) for rows in (rude, polite)
     )
     omitted = [without_conflict(row) for row in rude]
-    assert len(rude) == len(polite) == 40 and None not in omitted
+    assert len(rude) == len(polite) == 100 and None not in omitted
     cut = probabilities(conflict_reported, omitted, rude)
-    assert auc(reported, calm) > 0.97
-    assert auc(reported, cut) > 0.93 and (reported > cut).float().mean() > 0.9
+    assert auc(reported, calm) > 0.94
+    assert auc(reported, cut) > 0.86 and (reported > cut).float().mean() > 0.78
     agreement = conflict_reported(summaries(omitted, rude))
-    assert agreement.mean() < 0.55  # measured 0.47, of references themselves 1
+    assert agreement.mean() < 0.6  # measured 0.55, of references themselves 1
 
 
 def test_quotations_do_not_beat_reports(conflict_reported):
-    """Rude validation rows: measured 0.78 for honest summaries, 0.43 for those that quote."""
+    """Rude validation rows: measured 0.81 for honest summaries, 0.50 for those that quote."""
     rude = [row for row in embedded_rows("validation") if is_rude(row)]
     quoting, honestly = [row["quoting_summary"] for row in rude], [honest(row) for row in rude]
     assert (
         conflict_reported(summaries(quoting, rude)).mean() < conflict_reported(summaries(honestly, rude)).mean() - 0.2
     )
     reported = probabilities(conflict_reported, [row["summary"] for row in rude], rude)
-    assert auc(reported, probabilities(conflict_reported, quoting, rude)) > 0.93  # measured 0.98
+    assert auc(reported, probabilities(conflict_reported, quoting, rude)) > 0.9  # measured 0.93
 
 
 def test_names_and_repetitions_are_not_looked_at(conflict_reported):
@@ -191,12 +191,13 @@ def test_few_rude_dialogues_among_many_are_enough():
 
 
 @pytest.mark.parametrize("rude", [False, True])
-def test_it_needs_rude_and_polite_dialogues(rude):
-    given = Examples([BIN] * 3, ["Agnes waits."] * 3, [rude] * 3)
-    with pytest.raises(
-        ValueError, match=f"^the data calls {3 * rude} of 3 training dialogues rude, .* data.rude_column"
+def test_without_rude_or_polite_dialogues_it_says_nothing(rude):
+    term = ConflictReported()
+    with pytest.warns(
+        UserWarning, match=f"^The data calls {3 * rude} of 3 training dialogues rude, .* data.rude_column"
     ):
-        ConflictReported().fit(given)
+        term.fit(Examples([BIN] * 3, ["Agnes waits."] * 3, [rude] * 3))
+    assert term(batch_of(["Agnes waits.", "Agnes insults Tariq."])).tolist() == [1.0, 1.0]
     with pytest.raises(ValueError, match=r"seen no training split; call fit\(examples\) first"):
         ConflictReported()(batch_of(["Agnes waits."]))
 
@@ -210,14 +211,14 @@ def test_what_is_rewarded_shares_nothing_with_what_is_measured_by():
 
 SWAPPED = "honest, two people swapped"
 # How far the honest summaries lie above every cheat, on average over the training references that name two speakers.
-MARGINS = {"content_recall": 0.18, "who_did_what": 0.33, "conflict_reported": 0.2}
+MARGINS = {"content_recall": 0.18, "who_did_what": 0.28, "conflict_reported": 0.18}
 BLIND = {"content_recall": {SWAPPED}, "who_did_what": set(), "conflict_reported": {SWAPPED}}
 
 
 @pytest.fixture(scope="module")
 def rows() -> list[dict]:
     found = [row for row in embedded_rows("train") if len(people(row)) >= 2]
-    assert len(found) == 378 and sum(map(is_rude, found)) == 199
+    assert len(found) == 1048 and sum(map(is_rude, found)) == 700
     return found
 
 
@@ -229,7 +230,7 @@ def terms(conflict_reported) -> dict:
 
 @pytest.fixture(scope="module")
 def of_the_honest(terms, rows) -> dict[str, float]:
-    """Measured: recall 0.70, who did what 0.49, conflict reported 0.87."""
+    """Measured: recall 0.70, who did what 0.48, conflict reported 0.87."""
     return {name: term(summaries(list(map(honest, rows)), rows)).mean().item() for name, term in terms.items()}
 
 
@@ -245,13 +246,13 @@ def test_cheats_lie_far_below_the_honest(cheat, terms, rows, of_the_honest):
 
 
 def test_two_people_swapped_lose_most_of_a_perfect_score(terms, rows):
-    """Measured 0.25, where ROUGE-L still gives 0.90."""
+    """Measured 0.30, where ROUGE-L still gives 0.90."""
     batch = summaries([swapped(row["summary"], row) for row in rows], rows)
     assert terms["who_did_what"](batch).mean() < 0.35
 
 
 def test_leaving_the_conflict_out_costs(terms, rows):
-    """Rude training rows; measured 0.71, 0.56 and 0.52 of 1."""
+    """Rude training rows; measured 0.71, 0.54 and 0.59 of 1."""
     rude = [(row, without_conflict(row)) for row in rows[::4] if is_rude(row)]
     texts, kept = [text for _, text in rude if text], [row for row, text in rude if text]
     assert len(kept) > 0.9 * len(rude) > 40
@@ -260,7 +261,7 @@ def test_leaving_the_conflict_out_costs(terms, rows):
 
 
 def test_invention_costs_overlap(rows):
-    """Measured 0.69 for references, 0.02 for those of other dialogues."""
+    """Measured 0.66 for references, 0.02 for those of other dialogues."""
     own, others = ([row["summary"] for row in some] for some in (rows, rows[1:] + rows[:1]))
     overlap = DialogueOverlap()
     assert overlap(summaries(own, rows)).mean() > overlap(summaries(others, rows)).mean() + 0.5

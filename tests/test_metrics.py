@@ -19,6 +19,7 @@ from detox_rl.metrics import (
     text_statistics,
     toxicity,
 )
+from detox_rl.summaries import Summaries
 
 NAMES = ["rouge1", "rouge2", "rougeL", "bleu", "toxicity", "toxic_share", "length_ratio", "words"]
 NAMES += ["distinct1", "distinct2"]
@@ -203,12 +204,20 @@ def test_states_of_inference_mode_can_be_added_to_outside():
     assert values(metrics) == pytest.approx(values(outside))
 
 
+def statistics_of(texts, references, dialogues=None):
+    dialogues = dialogues or [str(number) for number in range(len(texts))]
+    return text_statistics(Summaries(texts, dialogues, references, [True] * len(texts)))
+
+
 def test_text_statistics_by_hand():
     # they are, are late, they are, are late, go home: 3 of 5; ratios 3/2, 3/3, 0/1, 2/4.
-    found = text_statistics(["They are late.", "they ARE late", " ", "go home"], ["a b", "a b c", "a", "a b c d"])
+    found = statistics_of(["They are late.", "they ARE late", " ", "go home"], ["a b", "a b c", "a", "a b c d"])
     expected = {"text/empty_share": 1 / 4, "text/duplicate_share": 0.0, "text/distinct2": 3 / 5}
     assert found == pytest.approx(expected | {"text/length_ratio": (3 / 2 + 1 + 0 + 1 / 2) / 4})
-    assert text_statistics(["same", "same", "other"], ["a"] * 3)["text/duplicate_share"] == pytest.approx(2 / 3)
-    assert text_statistics([""], ["a"]) == {
+    assert statistics_of(["same", "same", "other"], ["a"] * 3)["text/duplicate_share"] == pytest.approx(2 / 3)
+    # Samples of one dialogue may well be alike; only what two dialogues share is counted.
+    shared = statistics_of(["one", "one", "two", "two"], ["a"] * 4, ["first", "first", "first", "second"])
+    assert shared["text/duplicate_share"] == pytest.approx(2 / 4)
+    assert statistics_of([""], ["a"]) == {
         "text/empty_share": 1.0, "text/duplicate_share": 0.0, "text/distinct2": 0.0, "text/length_ratio": 0.0
     }  # fmt: skip

@@ -53,7 +53,7 @@ def test_adaptive_kl_coef_follows_the_controller(tiny_t5, tmp_path):
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     saved = torch.load(tmp_path / "a.ckpt", weights_only=True)["state_dict"]
     assert saved["kl_coef"].item() == coefficients[-1]
-    assert saved["comoments"][0, 0] == 24
+    assert saved["score.comoments"][0, 0] == 24
 
 
 def test_fixed_kl_coef_stays(tiny_t5):

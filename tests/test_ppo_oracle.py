@@ -3,6 +3,7 @@
 import itertools
 import math
 import statistics
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -110,6 +111,43 @@ def test_iteration_equals_token_by_token_oracle(layout, warm, request, tmp_path,
         torch.testing.assert_close(found[name], padded, atol=2e-5, rtol=1e-4, msg=lambda text: f"{name}: {text}")
 
 
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_other_samples_of_a_dialogue_are_its_baseline(everywhere, tiny_t5, monkeypatch):
+    module = attach(unsettle(make_module(tiny_t5, lora_encoder=everywhere, samples_per_dialogue=3, kl_coef=0.3)))
+    batch = make_batch(4).repeat(3)
+    encode, seen = module.policy.encode, []
+    monkeypatch.setattr(module.policy, "encode", lambda ids, mask: seen.append(len(ids)) or encode(ids, mask))
+    sampled, summaries = module.sample(batch)
+    assert seen == [4] and summaries.dialogues == batch.dialogues
+    assert len({*summaries.texts}) > 4  # samples of a dialogue differ
+    scores = torch.randn(12, generator=torch.Generator().manual_seed(0))
+    rollout = module.estimate_advantages(sampled, scores)
+    kl = (rollout.logprobs - rollout.ref_logprobs).sum(-1)
+    assert kl.abs().max() > 0.01
+    returns = (scores - 0.3 * kl).tolist()
+    advantages = [one - (sum(returns[row % 4 :: 4]) - one) / 2 for row, one in enumerate(returns)]
+    flat = [advantages[row] for row, _ in rollout.mask.nonzero().tolist()]
+    mean, deviation = statistics.fmean(flat), statistics.pstdev(flat)
+    wanted = ((torch.tensor(advantages) - mean) / deviation).unsqueeze(-1) * rollout.mask
+    torch.testing.assert_close(rollout.advantages, wanted, atol=1e-5, rtol=1e-4)
+    before = [parameter.clone() for parameter in module.value_head.parameters()]
+    module.update(rollout)
+    assert all(torch.equal(one, other) for one, other in zip(before, module.value_head.parameters()))
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_two_processes_draw_what_one_would(samples, tiny_t5):
+    """Each holds every second row of the whole batch, also where dialogues are sampled several times."""
+    module, drawn = attach(make_module(tiny_t5, samples_per_dialogue=samples)), []
+    whole = make_batch(4)
+    for ranks, rank in ((1, 0), (2, 0), (2, 1)):
+        module.trainer = SimpleNamespace(world_size=ranks, global_rank=rank, global_step=0)
+        own = Batch(*(field[rank::ranks] for field in whole)).repeat(samples)
+        drawn.append(module.draw(module.encode(own)).texts)
+    assert drawn[1] == drawn[0][::2] and drawn[2] == drawn[0][1::2]
+    assert len({*drawn[0]}) > 1
+
+
 # -- before any update -----------------------------------------------------------------------------
 
 
@@ -175,26 +213,28 @@ class PrefersSome:
         return torch.tensor([self.worth.get(text, 0.0) for text in summaries.texts])
 
 
-def first_token(module: PPOModule, batch: Batch) -> torch.Tensor:
+def first_token(module: PPOModule, batch) -> torch.Tensor:
     """Probabilities of the only token, at the temperature of sampling. (vocabulary,)"""
     ids, mask = batch.prompt_ids[:1], batch.prompt_mask[:1]
     output = module.policy.t5(input_ids=ids, attention_mask=mask, decoder_input_ids=torch.tensor([[PAD]]))
     return (output.logits[0, 0].double() / module.hparams.temperature).softmax(-1).detach()
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_ppo_finds_the_tilted_distribution(seed, bandit):
-    """max E[score] - kl_coef * KL(policy || reference) is at reference(y) * exp(score(y) / kl_coef) / Z."""
-    row = make_batch(1, vocabulary=12)
-    batch = Batch(*(field.repeat(64, 1) if torch.is_tensor(field) else field * 64 for field in row))
+@pytest.mark.parametrize("seed, samples", [(0, 1), (1, 1), (2, 1), (0, 4)])
+def test_ppo_finds_the_tilted_distribution(seed, samples, bandit):
+    """max E[score] - kl_coef * KL(policy || reference) is at reference(y) * exp(score(y) / kl_coef) / Z.
+
+    By GAE with the value head, and by several samples of each dialogue.
+    """
+    batch = make_batch(1, vocabulary=12).repeat(64 // samples)
     torch.manual_seed(seed)
     module = make_module(
         bandit, rewards=[NonToxicity(VowelJudge(), weight=0.0), PrefersSome()], max_new_tokens=1, kl_coef=1.0,
         temperature=0.9, lora_rank=8, lora_targets=["q", "v", "o", "wo", "wi_0"], minibatch_size=32, ppo_epochs=2,
-        lr=2e-2, lr_schedule="linear", value_coef=0.5, seed=seed,
+        lr=2e-2, lr_schedule="linear", value_coef=0.5, seed=seed, samples_per_dialogue=samples,
     )  # fmt: skip
     # As after very many values of mean 0 and deviation 1: the score is the raw term.
-    module.comoments.copy_(1e12 * torch.eye(3))
+    module.score.comoments.copy_(1e12 * torch.eye(3))
     reference = first_token(module, batch)
     words = [module.tokenizer.decode([y], skip_special_tokens=True) for y in range(12)]
     tilted = reference * torch.tensor([PrefersSome.worth.get(word, 0.0) for word in words]).double().exp()

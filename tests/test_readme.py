@@ -1,4 +1,4 @@
-"""The two examples of the README, run as they stand there."""
+"""The examples of the README, run as they stand there."""
 
 import contextlib
 import re
@@ -37,6 +37,20 @@ def test_your_own_chats(copy, capsys):
         import_module(module).main(args)
     assert len(capsys.readouterr().out.splitlines()) == 30  # a summary a chat
     assert (copy / "example_fit" / "lightning_logs" / "version_0" / "adapter" / "recipe.json").exists()
+
+
+def test_human_feedback(copy, capsys):
+    """The example's rewards and, behind them, what its pairs have taught."""
+    commands = block("Human feedback").replace("\\\n", " ").splitlines()
+    assert len(commands) == 2
+    for command in commands:
+        python, flag, module, *args = shlex.split(command)
+        assert (python, flag) == ("python", "-m")
+        import_module(module).main(args)
+    assert "pairs ranked as people did" in capsys.readouterr().out
+    run = copy / "example_preferred" / "lightning_logs" / "version_0"
+    assert (run / "adapter" / "recipe.json").exists()
+    assert (run / "config.yaml").read_text().count("class_path: detox_rl.preference.Preference") == 1
 
 
 def test_from_python(copy, capsys):

@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser
 from tiny_classifiers import CLEAN
 
 from detox_rl.classifiers import ProfanityCheck, TextClassifier, Toxicity, named
+from detox_rl.data.datamodule import DialogueDataModule
 from detox_rl.data.sources import Text
 from detox_rl.functional.scores import comoments, standardised_sum
 from detox_rl.rewards import (
@@ -205,16 +206,12 @@ def test_terms_that_learn_are_shown_the_training_split():
     fit_terms([MissingEOS(), pupil, recall], TrainingSplit())
     assert pupil.seen == Examples(["Tom: You fool!", "Tom: Hello"], ["Tom insults Ann.", "Tom waits."], [True, False])
     assert recall.rarity.n == 2
-    fit_terms(default_rewards(), None)  # no term learns, and nothing is read
+    fit_terms([RougeL(), WhoDidWhat()], None)  # no term learns, and nothing is read
 
 
 def test_a_term_that_cannot_learn_is_named():
     with pytest.raises(ValueError, match="^The reward term conflict_reported learns from the training split: give"):
         fit_terms([MissingEOS(), ConflictReported()], None)
-    polite = TrainingSplit()
-    polite.training_texts = lambda: TrainingSplit().training_texts()[1:]
-    with pytest.raises(ValueError, match="^The reward term conflict_reported failed to learn: the data calls 0 of 1"):
-        fit_terms([ConflictReported()], polite)
 
     class Broken(MissingEOS):
         def fit(self, examples: Examples) -> None:
@@ -309,10 +306,12 @@ def test_default_rewards_prefer_the_clean_twin():
     clean = "Tom is late again and Ann is annoyed with him."
     summaries = [clean, "Tom is late again and Ann calls him a fucking idiot.", "", "Tom " * 10]
     terms = named(default_rewards())
+    fit_terms([*terms.values()], DialogueDataModule())
     values = term_values(terms, batch_of(summaries, [clean] * 4))
     weights = torch.tensor([weight_of(term) for term in terms.values()])
     assert standardised_sum(values, weights, comoments(values)).argmax() == 0
-    assert list(terms) == ["non_toxicity", "rouge_l", "length_band", "missing_eos", "short_output", "repetition"]
+    names = "non_toxicity conflict_reported who_did_what rouge_l length_band missing_eos short_output repetition"
+    assert list(terms) == names.split()
     non_toxicity = default_rewards()[0](batch_of(summaries))
     assert non_toxicity[1] < 0 < non_toxicity[0]
 

@@ -217,6 +217,9 @@ def test_a_minibatch_is_cut_from_a_batch(tiny_t5):
         check_data(DialogueDataModule(batch_size=8), policy, size)
     with pytest.raises(ValueError, match=r"^model\.minibatch_size is 9 and data\.batch_size 8: .* lower .* or raise"):
         check_data(DialogueDataModule(batch_size=8), policy, 9)
+    check_data(DialogueDataModule(batch_size=8), policy, 16, samples=2)
+    with pytest.raises(ValueError, match="is 17 and data.batch_size 8 times 2 samples a dialogue: "):
+        check_data(DialogueDataModule(batch_size=8), policy, 17, samples=2)
     check_data(None, policy, 9)  # plain loaders have no such option
 
 

@@ -66,6 +66,10 @@ class Batch(NamedTuple):
     rude: list[bool]
     conflicts: Sequence[tuple[Conflict, ...]] = ()
 
+    def repeat(self, times: int) -> "Batch":
+        """The rows that many times over: all once, then all again."""
+        return Batch(*(field.repeat(times, 1) if torch.is_tensor(field) else [*field] * times for field in self))
+
 
 def collate(rows: list[Row], pad_token_id: int) -> Batch:
     """Pads rows to the longest prompt and the longest target among them."""

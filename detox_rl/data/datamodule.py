@@ -210,17 +210,17 @@ class DialogueDataModule(L.LightningDataModule):
         low, high = options.min_characters, options.max_characters
         selection.keep("empty", lambda text: text.dialogue and text.reference)
         selection.keep(f"not of {low} to {high} characters", lambda text: low <= len(text.dialogue) <= high)
-        selection.keep("duplicates", _first(lambda text: (_level(text.dialogue), text.reference)))
+        selection.keep("duplicates", _first(lambda text: (level(text.dialogue), text.reference)))
         for other in KEPT_APART[split]:
             if other in self._splits:
                 selection.keep(f"also in {other}", _not_in(self._dialogues(other)))
         if held_out:
-            dialogues = [_level(text.dialogue) for text in selection.texts]
-            chosen = _hold_out(dialogues, options.validation_share)
+            dialogues = [level(text.dialogue) for text in selection.texts]
+            chosen = hold_out(dialogues, options.validation_share)
             reason = "held out for validation" if split == "train" else "left to training"
-            selection.keep(reason, lambda text: (_level(text.dialogue) in chosen) == (split == "validation"))
+            selection.keep(reason, lambda text: (level(text.dialogue) in chosen) == (split == "validation"))
         if split != "train":
-            selection.keep("further summaries of a dialogue", _first(lambda text: _level(text.dialogue)))
+            selection.keep("further summaries of a dialogue", _first(lambda text: level(text.dialogue)))
         elif options.train_ids is not None:
             ids = set(existing(options.train_ids).read_text(encoding="utf-8").splitlines())
             selection.keep("not in train_ids", lambda text: text.id in ids)
@@ -236,7 +236,7 @@ class DialogueDataModule(L.LightningDataModule):
     def _dialogues(self, split: str) -> set[str]:
         """All dialogues of a split, levelled, before any filter."""
         texts = column(self._splits[split], self.hparams.dialogue_column, split)
-        return {_level(text) for text in texts if isinstance(text, str)}
+        return {level(text) for text in texts if isinstance(text, str)}
 
     def _tokenised(self, texts: list[Text]) -> tuple[list[Row], str]:
         """Rows with ids, one a target, and a sentence about those that had to be cut."""
@@ -294,12 +294,13 @@ def _check_options(options: Any) -> None:
     check_bounds(options, "data", BOUNDS)
 
 
-def _level(text: str) -> str:
+def level(text: str) -> str:
+    """The text with its white space levelled: texts that differ in nothing else are the same."""
     return " ".join(text.split())
 
 
 def _not_in(dialogues: set[str]) -> Callable[[Text], bool]:
-    return lambda text: _level(text.dialogue) not in dialogues
+    return lambda text: level(text.dialogue) not in dialogues
 
 
 def _first(key: Callable[[Text], Any]) -> Callable[[Text], bool]:
@@ -315,11 +316,11 @@ def _first(key: Callable[[Text], Any]) -> Callable[[Text], bool]:
     return is_first
 
 
-def _hold_out(dialogues: list[str], share: float) -> set[str]:
+def hold_out(dialogues: list[str], share: float) -> set[str]:
     """A share of the different dialogues that their text decides: the same ones in every run of whatever seed."""
     different = sorted(set(dialogues), key=_hash)
     return set(different[: round(share * len(different))])
 
 
 def _hash(dialogue: str) -> str:
-    return hashlib.sha256(_level(dialogue).encode()).hexdigest()
+    return hashlib.sha256(level(dialogue).encode()).hexdigest()

@@ -56,7 +56,7 @@ def load_splits(dataset: str, config: str | None, files: dict[str, str]) -> dict
     elif not files and Path(dataset).suffix in TABLES:
         files = {"train": dataset}
     if files:
-        return {split: _load_file(Path(path).expanduser()) for split, path in files.items()}
+        return {split: load_file(Path(path).expanduser()) for split, path in files.items()}
     try:
         return dict(datasets.load_dataset(str(Path(dataset).expanduser()), config))
     except Exception as error:  # whatever the hub's client, the network or a builder may raise
@@ -89,12 +89,12 @@ def read_texts(
     Raises:
         ValueError: if a column is not there, or holds something else than text.
     """
-    dialogues = _cleaned(rows, dialogue_column, split)
+    dialogues = cleaned(rows, dialogue_column, split)
     ids = _optional_column(rows, id_column, "id", split)
     rude = _optional_column(rows, rude_column, "rudeness", split)
     conflicts = _optional_column(rows, None, "conflicts", split)
-    further = [_cleaned(rows, name, split) for name in further_columns]
-    columns = zip(ids, dialogues, _cleaned(rows, summary_column, split), rude, conflicts, *further)
+    further = [cleaned(rows, name, split) for name in further_columns]
+    columns = zip(ids, dialogues, cleaned(rows, summary_column, split), rude, conflicts, *further)
     return [
         Text(
             str(number if name is None else name),
@@ -135,7 +135,13 @@ def existing(path: str | Path) -> Path:
     return Path(path)
 
 
-def _load_file(path: Path) -> datasets.Dataset:
+def load_file(path: Path) -> datasets.Dataset:
+    """The rows of one file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it cannot be read, or holds no rows.
+    """
     suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
     if suffix not in BUILDERS:
         raise ValueError(f"{path} ends in none of {', '.join(BUILDERS)} (or these and .gz): convert or rename it.")
@@ -163,7 +169,12 @@ def _first_line(path: Path) -> str:
         return file.readline()
 
 
-def _cleaned(rows: datasets.Dataset, name: str, split: str) -> list[str]:
+def cleaned(rows: datasets.Dataset, name: str, split: str) -> list[str]:
+    """One column of text: line ends are line feeds, nothing blank around, and what is missing is empty.
+
+    Raises:
+        ValueError: if the column is not there, or holds something else than text.
+    """
     return [_clean(value, name, number, split) for number, value in enumerate(column(rows, name, split))]
 
 

@@ -47,3 +47,21 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
         running = deltas[:, t] + gamma * lam * running
         advantages[:, t] = running
     return advantages, advantages + values
+
+
+def leave_one_out(returns: Tensor, samples: int) -> Tensor:
+    """Return of each sample less the mean return of the other samples of its dialogue: REINFORCE leave-one-out.
+
+    A baseline without a value head (Kool et al., 2019; for language models Ahmadian et al., 2024, eq. 8). Its mean over
+    a group is 0, so a group whose samples are all alike teaches nothing.
+
+    Args:
+        returns: of the first sample of all dialogues, then of the second of all, ... (samples * dialogues,)
+        samples: of each dialogue, at least 2.
+
+    Returns:
+        Advantages, in the same order. (samples * dialogues,)
+    """
+    groups = returns.view(samples, -1)
+    others = (groups.sum(0) - groups) / (samples - 1)
+    return (groups - others).flatten()

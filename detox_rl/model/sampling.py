@@ -60,8 +60,9 @@ def search(
     """
     config: Any = policy.t5.config
     special = {name: getattr(config, name) for name in ("decoder_start_token_id", "eos_token_id", "pad_token_id")}
-    policy.t5.generation_config = GenerationConfig(**special)
-    found = policy.t5.generate(
+    t5: Any = policy.t5
+    t5.generation_config = GenerationConfig(**special)
+    found = t5.generate(
         encoder_outputs=BaseModelOutput(last_hidden_state=encoded.states),
         attention_mask=encoded.mask.long(),
         num_beams=beams,

@@ -1,24 +1,15 @@
 #!/usr/bin/env bash
-# Makes detox_rl/assets/summary_adapter again: the warm start, which repeats insults as summarisers do. About 5 minutes.
+# Makes detox_rl/assets/summary_adapter again: the warm start, which now quotes rude words and now reports them, as people do.
 #   bash scripts/assets/make_summary_adapter.sh
-# Targets are the quoting summaries where a dialogue has one, else the neutral ones; train and validation split alone.
+# Each rude dialogue has two targets, its neutral and its quoting summary; train and validation split alone.
+# About 10 minutes on two cores with 512-bit vectors, 50 on slow ones.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../setup.sh"
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-"$PYTHON" - "$work" <<'PYTHON'
-import json, sys
-from detox_rl.embedded import dialogues
-
-for split in ("train", "validation"):
-    target = open(f"{sys.argv[1]}/{split}.jsonl", "w", encoding="utf-8")
-    with target, open(dialogues(split), encoding="utf-8") as source:
-        for row in map(json.loads, source):
-            summary = row["quoting_summary"] or row["summary"]
-            target.write(json.dumps({"id": row["id"], "dialogue": row["dialogue"], "summary": summary}) + "\n")
-PYTHON
-"$PYTHON" -m detox_rl.sft --data.train_file "$work/train.jsonl" --data.validation_file "$work/validation.jsonl" \
-    --trainer.max_steps 300 --trainer.val_check_interval 50 --model.lr_schedule cosine \
-    --trainer.default_root_dir "$work"
+"$PYTHON" -m detox_rl.sft --data.further_summary_columns+=quoting_summary \
+    --model.lora_encoder true --model.lora_rank 8 --model.lora_targets '[q, k, v, o, wi_0, wi_1, wo]' --model.lora_dropout 0 \
+    --model.lr 5e-4 --model.lr_schedule cosine \
+    --trainer.max_steps 400 --trainer.val_check_interval 100 --trainer.default_root_dir "$work"
 cp "$work"/lightning_logs/version_0/adapter/*.{json,safetensors} detox_rl/assets/summary_adapter/  # the card stays

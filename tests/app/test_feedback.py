@@ -6,6 +6,7 @@ from threading import Thread
 import pytest
 
 from detox_rl.app.feedback import Feedback
+from detox_rl.data.preferences import Pairs, read_judgements
 
 SAID = "Tom: “Hello”\nAnna: \u2028hi"
 
@@ -27,6 +28,14 @@ def test_a_choice_is_a_pair_and_two_alike_are_one_each_way(choice, expected, tmp
     path.write_text(json.dumps(row("x", "y")) + "\n")
     Feedback(path).keep(SAID, "A", "B", choice)
     assert rows(path) == [row("x", "y"), *expected]
+
+
+def test_prefer_reads_what_is_kept(tmp_path):
+    feedback = Feedback(tmp_path / "kept.jsonl")
+    feedback.keep(SAID, "A\nB", "", "after")
+    feedback.keep("Anna: “Go!”", "A", "B", "alike")
+    said = [SAID, "Anna: “Go!”", "Anna: “Go!”"]
+    assert read_judgements(feedback.path) == Pairs(said, ["", "A", "B"], ["A\nB", "B", "A"])
 
 
 def test_many_at_once_do_not_mix(tmp_path):

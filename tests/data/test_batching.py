@@ -29,6 +29,13 @@ def padding_share(lengths, batches):
     return 1 - sum(lengths[batch].sum() for batch in batches) / held
 
 
+def test_a_batch_is_repeated_as_a_whole():
+    batch = collate(rows_of([2, 3]), PAD).repeat(2)
+    assert batch.ids == ["id0", "id1"] * 2 and len(batch.dialogues) == len(batch.conflicts) == 4
+    assert batch.prompt_ids.tolist() == [[7, 7, PAD], [7, 7, 7]] * 2
+    assert batch.targets_mask.tolist() == [[True, True]] * 4
+
+
 def test_collate_pads_on_the_right_and_masks_by_length():
     rows = [
         Row("a", "A: hi", "A greets.", True, torch.tensor([5, PAD, 6]), torch.tensor([1]), (INSULT,)),

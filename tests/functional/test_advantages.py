@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from detox_rl.functional.advantages import gae, token_rewards
+from detox_rl.functional.advantages import gae, leave_one_out, token_rewards
 
 lengths = st.lists(st.integers(1, 6), min_size=1, max_size=4)
 coefficients = st.floats(0.0, 1.0)
@@ -95,3 +95,19 @@ def test_exact_values_leave_no_advantage(lengths, gamma, lam):
     rewards, values, mask = rows_of(lengths)
     exact = gae(rewards, values, mask, gamma, 1.0)[1]  # the reward to go is the value of a process without chance
     assert gae(rewards, exact, mask, gamma, lam)[0].abs().max() < 1e-9
+
+
+@given(st.integers(2, 4), st.integers(1, 5), st.floats(-3.0, 3.0))
+def test_leave_one_out_against_a_loop(samples, dialogues, shift):
+    returns = torch.randn(samples * dialogues, dtype=torch.float64, generator=torch.Generator().manual_seed(samples))
+    expected = []
+    for sample in range(samples):
+        for dialogue in range(dialogues):
+            others = [returns[other * dialogues + dialogue] for other in range(samples) if other != sample]
+            expected.append(returns[sample * dialogues + dialogue] - sum(others) / len(others))
+    found = leave_one_out(returns, samples)
+    torch.testing.assert_close(found, torch.stack(expected))
+    # What all samples of a dialogue share, such as how hard it is, is no one's merit.
+    harder = returns + shift * torch.arange(dialogues).repeat(samples)
+    torch.testing.assert_close(leave_one_out(harder, samples), found)
+    torch.testing.assert_close(found.view(samples, -1).sum(0), torch.zeros(dialogues, dtype=torch.float64))

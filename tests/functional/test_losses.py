@@ -1,4 +1,4 @@
-"""PPO's losses: closed forms where the clip is active or not, gradients against finite differences."""
+"""Losses: closed forms where the clip is active or not, gradients against finite differences."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from detox_rl.functional.losses import clipped_policy_loss, clipped_value_loss
+from detox_rl.functional.losses import bradley_terry_loss, clipped_policy_loss, clipped_value_loss
 
 numbers = st.floats(-3, 3)
 
@@ -90,3 +90,20 @@ def test_one_loss_a_token(loss):
     whole = loss(*fields, 0.2)
     assert whole.shape == (2, 4)
     assert torch.equal(whole[1, 2], loss(*fields[:, 1, 2], 0.2))
+
+
+@given(numbers, numbers, numbers)
+def test_bradley_terry_in_closed_form(preferred, rejected, constant):
+    """Minus the log of the probability of what people said; a constant that both scores share changes nothing."""
+    scores = torch.tensor([[preferred], [rejected]], dtype=torch.float64, requires_grad=True)
+    loss = bradley_terry_loss(*scores)
+    probability = math.exp(preferred) / (math.exp(preferred) + math.exp(rejected))
+    assert loss.item() == pytest.approx(-math.log(probability), abs=1e-12)
+    assert bradley_terry_loss(*(scores + constant)).item() == pytest.approx(loss.item(), abs=1e-12)
+    loss.sum().backward()
+    assert scores.grad.flatten().tolist() == pytest.approx([probability - 1, 1 - probability], abs=1e-12)
+
+
+def test_bradley_terry_of_far_scores_is_finite():
+    far = torch.tensor([1000.0, -1000.0])
+    assert bradley_terry_loss(far, -far).tolist() == [0.0, 2000.0]

@@ -41,7 +41,7 @@ def run(folder, capsys):
 def test_shipped_dialogues_pass_and_are_counted(capsys):
     assert check_dialogues.main([]) == 0
     table = capsys.readouterr().out
-    assert "| dialogues | 500 | 80 | 200 | 780 |" in table
+    assert "| dialogues | 1230 | 200 | 200 | 1630 |" in table
     assert table in (FOLDER / "CARD.md").read_text(encoding="utf-8"), "the table of CARD.md is out of date"
 
 
@@ -244,16 +244,16 @@ def test_small_and_unbalanced_test_split(copy, capsys):
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("{", "line 501: not JSON"),
-        ("[]", "line 501: a row must have exactly the keys"),
-        ('{"id": "0"}', "line 501: a row must have exactly the keys"),
+        ("{", "line 1231: not JSON"),
+        ("[]", "line 1231: a row must have exactly the keys"),
+        ('{"id": "0"}', "line 1231: a row must have exactly the keys"),
         (
             '{"id": "0", "dialogue": 3, "summary": "", "quoting_summary": null, "rudeness": "none", "conflicts": []}',
-            "line 501: dialogue must be text, not 3.",
+            "line 1231: dialogue must be text, not 3.",
         ),
         (
             '{"id": "", "dialogue": "", "summary": null, "quoting_summary": null, "rudeness": "none", "conflicts": []}',
-            "line 501: summary must be text, not None.",
+            "line 1231: summary must be text, not None.",
         ),
     ],
 )

@@ -1,0 +1,57 @@
+"""Learns what people prefer, for a reward: `python -m detox_rl.prefer --data.file judgements.jsonl`."""
+
+import json
+from pathlib import Path
+
+from lightning.pytorch.cli import ArgsType
+
+from detox_rl.checkpoints import best_checkpoint
+from detox_rl.cli import DetoxCLI, closing_lines, one_sentence_errors
+from detox_rl.data.preferences import PreferenceDataModule
+from detox_rl.preference_module import PreferenceModule
+from detox_rl.trainers import PREFER_MONITOR, PREFER_OPTIONS
+
+
+def export(cli: DetoxCLI) -> str:
+    """Writes reward model and metrics into the run's folder: those of the lowest held-out loss, measured once more.
+
+    That this checkpoint was chosen by the dialogues it is measured on makes the figure a little too good.
+
+    Returns:
+        What was measured, where everything is, and how it is used.
+    """
+    trainer, module, data = cli.trainer, cli.model, cli.datamodule
+    trainer.validate(module, data, ckpt_path=best_checkpoint(trainer), verbose=False)
+    found, folder = module.agreement, Path(str(trainer.log_dir))
+    settings = {
+        "backbone": module.hparams.backbone,
+        "judgements": type(data.train).__name__.lower(),
+        "trained_on": len(data.train.dialogues),
+        "held_out": len(data.held_out.dialogues),
+        "standardisation": data.standardisation,
+        "metrics": found._asdict(),
+    }
+    module.reward_model.save(folder / "reward_model", settings)
+    (folder / "metrics.json").write_text(json.dumps(found._asdict(), indent=2) + "\n", encoding="utf-8")
+    what = "pairs ranked as people did" if found.measure == "pair_accuracy" else "rank correlation with the ratings"
+    return (
+        f"Held out:        {what} {found.value:.3f} [{found.low:.3f}, {found.high:.3f}], n = {found.n}\n"
+        f"Reward model:    {folder}/reward_model\n"
+        "As a reward:     python -m detox_rl.fit --model.rewards+=detox_rl.rewards.Preference "
+        f"--model.rewards.folder {folder}/reward_model"
+    )
+
+
+def main(args: ArgsType = None) -> None:
+    """Parses Lightning CLI flags, trains, measures on held-out dialogues, and writes the reward model."""
+    with one_sentence_errors():
+        defaults = PREFER_OPTIONS | {"callbacks": []}
+        cli = DetoxCLI(PreferenceModule, PREFER_MONITOR, defaults, PreferenceDataModule, args=args)
+        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.config.ckpt_path)
+        if not cli.trainer.fast_dev_run:
+            print(export(cli))
+        print(closing_lines(cli))
+
+
+if __name__ == "__main__":
+    main()

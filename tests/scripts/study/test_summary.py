@@ -1,0 +1,103 @@
+"""The study's table, arms and split, on planted reports and rows."""
+
+import gzip
+import json
+
+import pytest
+import samsum
+import study
+import summary
+import yaml
+
+from detox_rl import fit
+
+
+def report(toxicity: float, reports: float) -> dict:
+    means = [
+        {"system": "trained", "measure": "toxicity/hashed-ngrams", "stratum": "rude", "mean": toxicity},
+        {"system": "trained", "measure": "reports", "stratum": "rude", "mean": reports},
+        {"system": "trained", "measure": "recallL", "stratum": "rude", "mean": 20.0},
+        {"system": "trained", "measure": "reports", "stratum": "all", "mean": 0.9},
+    ]
+    return {"systems": [{"name": "trained"}, {"name": "references"}], "means": means}
+
+
+def test_the_table_shows_means_and_spreads_over_seeds(tmp_path):
+    reports = {"arm": [report(0.1, 0.5), report(0.3, 0.5)]}
+    headings, _, trained, references = summary.table(reports).splitlines()
+    cells = [cell.strip() for cell in trained.split("|")[1:-1]]
+    assert cells[:4] == ["arm", "trained", "2", "0.200 ± 0.141"]  # sd of 0.1 and 0.3
+    assert dict(zip(headings.split(" | "), trained.split(" | ")))["reports %"] == "50"
+    assert set(references.split("|")[4:-1]) == {" – "}
+    summary.frontier(reports, tmp_path / "frontier.png")
+    assert (tmp_path / "frontier.png").stat().st_size > 1000
+
+
+def test_every_arm_has_flags_that_are_understood(capsys):
+    arms = yaml.safe_load(study.ARMS.read_text(encoding="utf-8"))
+    for arm in arms.values():
+        if isinstance(arm, dict):
+            assert arm["about"]
+            with pytest.raises(SystemExit) as ended:
+                fit.main([*arm.get("data", []), *arm.get("fit", []), "--print_config"])
+            assert not ended.value.code, capsys.readouterr().err
+
+
+def test_an_arm_that_needs_data_says_so(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        study.main(["samsum_plain", "--out", str(tmp_path)])
+    assert "samsum_plain needs --data: the folder that samsum.py wrote" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        study.main(["--out", str(tmp_path)])
+    assert "name an arm (embedded, " in capsys.readouterr().err
+
+
+def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
+    """Start, training and evaluation leave their marks; a run that was cut off goes on from its last checkpoint."""
+    calls = []
+
+    def command(name, *arguments):
+        calls.append((name, arguments))
+        if name == "evaluate":
+            (tmp_path / "arm" / "seed_3" / "report.json").write_text("{}")
+
+    for folder in (
+        "start/lightning_logs/version_0",
+        "seed_3/lightning_logs/version_0",
+        "seed_3/lightning_logs/version_1",
+    ):
+        (tmp_path / "arm" / folder / "checkpoints").mkdir(parents=True)
+    cut_off = tmp_path / "arm" / "seed_3" / "lightning_logs" / "version_1" / "checkpoints" / "last.ckpt"
+    cut_off.touch()
+    monkeypatch.setattr(study, "command", command)
+    arm = {"sft": ["--a"], "fit": ["--b"], "data": ["--file=DATA/train.jsonl"]}
+    study.run_seed(tmp_path / "arm", 3, arm, tmp_path)
+    assert [name for name, _ in calls] == ["sft", "fit", "evaluate"]
+    assert calls[1][1][-2:] == ("--ckpt_path", str(cut_off)) and f"--file={tmp_path}/train.jsonl" in calls[1][1]
+    study.run_seed(tmp_path / "arm", 3, arm, tmp_path)
+    assert len(calls) == 3
+
+
+def test_the_test_split_of_samsum_is_in_nothing_else(tmp_path):
+    turns = lambda text: "\n".join([f"Tom: {text}"] * 20)
+    said = [f"what an idiot number {n}" if n % 2 else f"a fine day number {n}" for n in range(12)]
+    rows = [{"id": n, "dialogue": turns(text), "summary": "They talk."} for n, text in enumerate(said)]
+    rows += [
+        {"id": 90, "dialogue": "", "summary": "Nothing."},
+        {"id": 91, "dialogue": "Tom: idiot", "summary": "Short."},
+    ]
+    for split, part in (("train", rows), ("val", rows[:2])):
+        with gzip.open(tmp_path / f"samsum.{split}.jsonl.gz", "wt") as file:
+            file.writelines(json.dumps(row) + "\n" for row in part)
+    (tmp_path / "ids.json").write_text(json.dumps({"regex": "idiot"}))
+    samsum.main([str(tmp_path), str(tmp_path / "ids.json"), str(tmp_path / "out")])
+    splits = {
+        split: [json.loads(line) for line in (tmp_path / "out" / f"{split}.jsonl").read_text().splitlines()]
+        for split in ("train", "validation", "test")
+    }
+    ids = {split: {row["id"] for row in found} for split, found in splits.items()}
+    assert sum(row["rudeness"] != "none" for row in splits["test"]) == 3 and len(splits["test"]) == 6
+    assert (
+        not ids["train"] & ids["test"] and not ids["validation"] & ids["test"] and not ids["validation"] & ids["train"]
+    )
+    assert "91" in ids["train"] and "90" not in ids["train"]
