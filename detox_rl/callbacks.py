@@ -13,6 +13,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_rl.checkpoints import BestCheckpoint, best_checkpoint, is_start, load_trained
+from detox_rl.report.card import write_card
+from detox_rl.report.runs import read_config
 from detox_rl.report.tables import sample_rows, write_table
 
 
@@ -113,7 +115,12 @@ class ExportAdapter(Callback):
         if trainer.is_global_zero and folder is not None:
             prompt = getattr(trainer.datamodule, "prompt", None)
             template, tokens = (None, None) if prompt is None else (prompt.template, prompt.max_tokens)
-            module.policy.save_adapter(Path(folder) / "adapter", template, tokens, module.hparams.max_new_tokens)
+            recipe = module.policy.save_adapter(
+                Path(folder) / "adapter", template, tokens, module.hparams.max_new_tokens
+            )
+            told = (Path(folder) / "config.yaml").exists()  # not where a run was started from Python
+            config = read_config(Path(folder)) if told else {}
+            write_card(Path(folder) / "adapter", "adapter", recipe, config)
 
 
 def nothing_better(trainer: L.Trainer, module: L.LightningModule) -> str:

@@ -13,6 +13,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_rl.classifiers import named
+from detox_rl.model.adapters import LoraOptions
+from detox_rl.model.policy import Policy
 
 
 def trained_names(module: L.LightningModule) -> list[str]:
@@ -36,16 +38,7 @@ def check_fits(module: L.LightningModule, checkpoint: dict) -> None:
     Raises:
         ValueError: if base model, warm start, adapter, floors or names of rewards differ.
     """
-    if checkpoint.get("base_model") != module.policy.fingerprint:
-        raise ValueError(
-            f"The checkpoint was made with another base model than {module.hparams.base_model!r}: "
-            "set model.base_model to the one it was trained on."
-        )
-    if checkpoint.get("warm_start") != module.policy.warm_fingerprint:
-        raise ValueError(
-            f"The checkpoint was made with another warm start than {module.hparams.warm_start!r}: "
-            "set model.warm_start to the one it was trained with."
-        )
+    check_base(module.policy, checkpoint)
     if (floors := checkpoint.get("floors", {})) != _floors(module):
         raise ValueError(
             f"The checkpoint was made with model.floors {floors}, this run has {_floors(module)}: its best checkpoint was "
@@ -59,6 +52,24 @@ def check_fits(module: L.LightningModule, checkpoint: dict) -> None:
         raise ValueError(
             f"The checkpoint does not fit this model (at {min(own ^ found)[0]}): use the lora_* options and the rewards it "
             "was trained with; their weights may differ."
+        )
+
+
+def check_base(policy: Policy, checkpoint: dict) -> None:
+    """Refuses a checkpoint that goes on from other frozen weights.
+
+    Raises:
+        ValueError: if base model or warm start differ.
+    """
+    if checkpoint.get("base_model") != policy.fingerprint:
+        raise ValueError(
+            f"The checkpoint was made with another base model than {policy.base_model!r}: "
+            "set model.base_model to the one it was trained on."
+        )
+    if checkpoint.get("warm_start") != policy.warm_fingerprint:
+        raise ValueError(
+            f"The checkpoint was made with another warm start than {policy.warm_start!r}: "
+            "set model.warm_start to the one it was trained with."
         )
 
 
@@ -140,6 +151,26 @@ def load_trained(module: L.LightningModule, path: str) -> None:
     """Puts the weights of a checkpoint into a module that is already running."""
     checkpoint = torch.load(path, map_location=module.device, weights_only=True)
     module.load_state_dict(checkpoint["state_dict"], strict=False)
+
+
+def trained_policy(path: Path, base_model: str, warm_start: str | None, lora: LoraOptions) -> Policy:
+    """The policy of a checkpoint, with the frozen weights and the adapter that its run had.
+
+    Raises:
+        ValueError: if it is no checkpoint of ours, or not of these.
+    """
+    checkpoint = AtomicCheckpointIO().load_checkpoint(path, "cpu")
+    policy = Policy(base_model, warm_start, lora)
+    check_base(policy, checkpoint)
+    own = {f"policy.{name}": parameter for name, parameter in policy.trainable().items()}
+    found = {name: tensor for name, tensor in checkpoint["state_dict"].items() if name.startswith("policy.")}
+    if {name: tensor.shape for name, tensor in own.items()} != {name: tensor.shape for name, tensor in found.items()}:
+        raise ValueError(
+            f"The checkpoint {path} does not fit the lora_* options in the config of its run: put them right."
+        )
+    for name, parameter in own.items():
+        parameter.data.copy_(found[name])
+    return policy.eval()
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -1,4 +1,4 @@
-"""Prompts to texts: all that a summariser asks of whatever runs the model, and PyTorch as the one that runs any T5."""
+"""Prompts to texts: all that a summariser asks of whatever runs a model, and what does: PyTorch any T5, and CTranslate2."""
 
 from hashlib import sha256
 from typing import NamedTuple, Protocol
@@ -15,6 +15,7 @@ from detox_rl.model.policy import Encoded, Policy
 from detox_rl.model.recipe import holds, read_recipe
 from detox_rl.model.sampling import Responses, respond, search
 from detox_rl.model.t5 import weights_fingerprint
+from detox_rl.model.translator import Translator, is_translator, translator_fingerprint
 
 
 class Decoding(NamedTuple):
@@ -139,12 +140,39 @@ class TorchEngine:
         return (logprobs.sum(-1) / mask.sum(-1)).tolist()
 
 
+class CTranslate2Engine:
+    """A model that `detox_rl.export --to ctranslate2` wrote; no weights of PyTorch are loaded.
+
+    Args:
+        folder: where.
+
+    Raises:
+        ModuleNotFoundError: if CTranslate2 is not installed.
+        ValueError: if the folder lacks the tokenizer.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.tokenizer = load_tokenizer(folder)
+        self.translator = Translator(folder, self.tokenizer)
+        self.fingerprint = translator_fingerprint(folder)
+
+    def respond(self, prompts: list[Tensor], decoding: Decoding) -> list[list[Candidate]]:
+        """As `Engine` says."""
+        if decoding.samples:
+            raise ValueError(
+                "A CTranslate2 model draws no samples that a seed could bring back: leave out temperature and best_of, or "
+                "export the model as `merged`."
+            )
+        ids = [prompt.tolist() for prompt in prompts]
+        return [[Candidate(*found)] for found in self.translator(ids, decoding.max_new_tokens, decoding.beams)]
+
+
 def load_engine(model: str | None, base_model: str | None) -> Engine:
     """The engine that runs a model; the one place that knows which.
 
     Args:
-        model: folder or hub id of a PEFT adapter or of a whole T5, or `embedded` for the embedded adapter, or None for
-            the bare base.
+        model: folder or hub id of a PEFT adapter or of a whole T5, folder of an exported CTranslate2 model, `embedded` for
+            the embedded adapter, or None for the bare base.
         base_model: that the adapter was trained on; None: the one of its recipe, else `embedded`.
 
     Raises:
@@ -152,6 +180,8 @@ def load_engine(model: str | None, base_model: str | None) -> Engine:
     """
     if model is None:
         return TorchEngine(base_model or EMBEDDED, None)
+    if is_translator(model) and base_model is None:
+        return CTranslate2Engine(model)
     if is_adapter(model):
         recipe = read_recipe(resolve(model))
         return TorchEngine(base_model or (recipe.base_model if recipe else EMBEDDED), model)

@@ -26,7 +26,7 @@ from detox_rl.report import figures, provenance, values
 from detox_rl.report.curves import curves
 from detox_rl.report.dialogues import dialogue_table, is_annotated, read_data, run_data
 from detox_rl.report.figures import Study
-from detox_rl.report.files import REPORT, check_unlike, write, write_before_after
+from detox_rl.report.files import FOLDER, REPORT, check_unlike, write, write_before_after
 from detox_rl.report.judges import default_judges, note, role, trained_measures, unknown_terms
 from detox_rl.report.measures import measures_with_values
 from detox_rl.report.runs import read_config, read_rewards, usage_of
@@ -241,7 +241,7 @@ def destination(run: Path | None, out: str | None, plain: bool) -> Path:
             "RUN/evaluation is for the plain call; with other systems, judges or data, or without a run, say where the "
             "report shall be written: --out FOLDER."
         )
-    return run / "evaluation"
+    return run / FOLDER
 
 
 def prepare_judges(judges: dict[str, Classifier], device: torch.device) -> None:

@@ -100,8 +100,8 @@ def summarize(
     Args:
         files: of dialogues; none, and no dialogue: standard input.
         dialogue: dialogues themselves, which come after those of the files.
-        model: folder of a run; folder or hub id of a PEFT adapter, or of a whole T5; embedded for the embedded adapter;
-            null for the bare base model.
+        model: folder of a run; folder or hub id of a PEFT adapter, or of a whole T5; folder of an exported CTranslate2 model;
+            embedded for the embedded adapter; null for the bare base model.
         base_model: of an adapter: folder, hub id or embedded; unset: as its recipe.json says.
         dialogue_column: where the dialogue stands in a file of rows.
         out: a .txt file, one summary a line, or a .jsonl file: id (or number of the row, from 0), summary, parts (in how

@@ -45,8 +45,8 @@ class Summarizer:
     summarised in its place.
 
     Args:
-        model: folder of a run, folder or hub id of a PEFT adapter or of a whole T5, `embedded` for the warm start, or
-            None for the bare base.
+        model: folder of a run, folder or hub id of a PEFT adapter or of a whole T5, folder of an exported CTranslate2
+            model, `embedded` for the warm start, or None for the bare base.
         base_model: of an adapter: folder or hub id, or `embedded`; unset: the one of the recipe, else `embedded`.
         max_new_tokens: summaries are cut there; unset: as the recipe says, else 48.
         prompt: unset: that of the recipe, else the usual one.

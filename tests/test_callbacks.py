@@ -267,6 +267,7 @@ def test_the_last_adapter_is_exported_where_nothing_was_kept(tiny_t5, tmp_path):
     own = exported(trained(module))
     assert saved.keys() == own.keys() != set()
     assert all(torch.equal(tensor, own[name]) for name, tensor in saved.items())
+    assert "Nothing was measured" in (tmp_path / "lightning_logs/version_0/adapter/README.md").read_text()
 
 
 @pytest.mark.parametrize("what", [dict(is_global_zero=False), dict(log_dir=None)])

@@ -7,7 +7,7 @@ uses as they are: it puts no DistributedSampler in front of them.
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -68,7 +68,8 @@ class Batch(NamedTuple):
 
     def repeat(self, times: int) -> "Batch":
         """The rows that many times over: all once, then all again."""
-        return Batch(*(field.repeat(times, 1) if torch.is_tensor(field) else [*field] * times for field in self))
+        fields: list[Any] = [field.repeat(times, 1) if torch.is_tensor(field) else [*field] * times for field in self]
+        return Batch(*fields)
 
 
 def collate(rows: list[Row], pad_token_id: int) -> Batch:

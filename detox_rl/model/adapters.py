@@ -15,7 +15,7 @@ from peft.tuners.lora import LoraLayer
 from peft.utils import CONFIG_NAME
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
-from transformers import T5ForConditionalGeneration
+from transformers import AutoModelForSeq2SeqLM, T5ForConditionalGeneration
 
 from detox_rl import embedded
 from detox_rl.errors import first_line
@@ -159,6 +159,26 @@ def join(*adapters: Lora) -> Lora:
     return joined
 
 
+def trained(t5: T5ForConditionalGeneration, folded: Lora) -> Lora:
+    """Warm start and the adapter on top, if there is one, as one adapter."""
+    return join(folded, _matrices(t5))
+
+
+def merged(t5: T5ForConditionalGeneration) -> dict[str, Tensor]:
+    """Weights, by name, of the plain T5 that says the same: W + scale * B @ A in the place of W."""
+    state = t5.state_dict()
+    weights = {name.replace(".base_layer.", "."): weight for name, weight in state.items() if ".lora_" not in name}
+    for layer, (down, up) in _matrices(t5).items():
+        weights[f"{layer}.weight"] = weights[f"{layer}.weight"] + up @ down
+    return weights
+
+
+def load_plain(base: str, adapter: Path) -> Any:
+    """A base (folder or hub id) with an adapter on it, as somebody without this project loads them."""
+    model = AutoModelForSeq2SeqLM.from_pretrained(base, dtype=torch.float32)
+    return PeftModel.from_pretrained(model, str(adapter)).eval()
+
+
 def fingerprint(lora: Lora) -> str:
     """Tells warm starts apart; none at all has one too."""
     digest = sha256()
@@ -171,18 +191,19 @@ def save(t5: T5ForConditionalGeneration, folded: Lora, folder: Path, base_model:
     """Writes warm start and trained adapter as one, which plain `PeftModel.from_pretrained(base, folder)` loads.
 
     Args:
-        t5: with an adapter on it.
+        t5: with an adapter on it; without one, the warm start is all there is.
         folded: the warm start, as `fold` returned it; without one the adapter is written as it is.
         folder: where.
         base_model: folder or hub id of the untouched base, or `embedded`.
     """
-    config: Any = copy.copy(t5.peft_config[NAME])
-    weights = _weights(t5)
+    config: Any
     if folded:
-        joined = join(folded, _matrices(t5))
+        joined = trained(t5, folded)
         config = _config(joined)
         weights = {f"{name}.lora_A.weight": down for name, (down, _) in joined.items()}
         weights |= {f"{name}.lora_B.weight": up for name, (_, up) in joined.items()}
+    else:
+        config, weights = copy.copy(t5.peft_config[NAME]), _weights(t5)
     config.inference_mode = True
     config.base_model_name_or_path = None if base_model == embedded.EMBEDDED else base_model  # else PEFT asks the hub
     # Not `save_file`: it makes a file that only its owner may read.

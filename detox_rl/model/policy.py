@@ -175,7 +175,7 @@ class Policy(nn.Module):
         prompt_template: str | None = None,
         max_prompt_tokens: int | None = None,
         max_new_tokens: int = 48,
-    ) -> None:
+    ) -> Recipe:
         """Writes warm start and adapter as one, which plain `PeftModel.from_pretrained(base, folder)` loads, with a recipe.
 
         It is written beside `folder` and renamed, so that no half adapter ever bears that name.
@@ -187,10 +187,12 @@ class Policy(nn.Module):
             written.mkdir()
             adapters.save(self.t5, self.folded, written, self.base_model)
             lengths = max_prompt_tokens, max_new_tokens
-            Recipe(self.base_model, self.fingerprint, prompt_template, *lengths).write(written)
+            recipe = Recipe(self.base_model, self.fingerprint, prompt_template, *lengths)
+            recipe.write(written)
             if folder.exists():
                 folder.rename(Path(partial) / "previous")
             written.rename(folder)
+        return recipe
 
 
 def scatter(values: Tensor, mask: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from detox_rl.report.picture import draw
 from detox_rl.report.tables import report_markdown, write_table
 from detox_rl.rewards import RewardTerm
 
-REPORT = "report.json"
+FOLDER, REPORT = "evaluation", "report.json"  # of a run, where the plain call of `evaluate` writes
 
 
 def check_unlike(file: Path, arguments: dict[str, Any]) -> None:
@@ -31,6 +31,21 @@ def check_unlike(file: Path, arguments: dict[str, Any]) -> None:
             f"{file} was made with other arguments ({', '.join(other)}) and is not replaced: name another folder with "
             "--out, or delete it."
         )
+
+
+def read_report(run: Path) -> dict[str, Any] | None:
+    """What the plain call of `evaluate` found of a run; None where it has not been evaluated.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+    file = run / FOLDER / REPORT
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: evaluate the run again, or delete that file.") from error
 
 
 def write(report: dict[str, Any], folder: Path) -> None:

@@ -16,14 +16,18 @@ from detox_rl.report.systems import Usage
 from detox_rl.rewards import RewardTerm, default_rewards
 
 
-def read_config(folder: Path) -> dict:
+def read_config(folder: Path, finished: bool = True) -> dict:
     """The options of a run.
 
+    Args:
+        folder: of the run.
+        finished: whether it must have exported its adapter.
+
     Raises:
-        FileNotFoundError: if the folder is not that of a finished run.
+        FileNotFoundError: if the folder is not that of such a run.
         ValueError: if its config is damaged.
     """
-    for needed in ("config.yaml", "adapter"):
+    for needed in ("config.yaml", "adapter") if finished else ("config.yaml",):
         if not (folder / needed).exists():
             raise FileNotFoundError(
                 f"{folder} holds no {needed}: give the folder of a finished run, e.g. lightning_logs/version_0."

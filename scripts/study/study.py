@@ -73,7 +73,9 @@ def baselines(folder: Path, start: str, flags: list[str], data: Path | None) -> 
     """What the start comes to without PPO: name -> what `detox_rl.evaluate` takes as a system."""
     folder.mkdir(parents=True, exist_ok=True)
     file = lambda split: str(data / f"{split}.jsonl" if flags else dialogues(split))
-    for name, split in (("best_of", "test"), ("banned_words", "test"), ("best_samples", "train")):
+    best_of = folder / "best_of.jsonl"
+    command("summarize", file("test"), "--model", start, "--best_of=4", "--temperature=0.7", "--out", str(best_of))
+    for name, split in (("banned_words", "test"), ("best_samples", "train")):
         if not (folder / f"{name}.jsonl").exists():
             print("baseline", name, flush=True)
             make_baseline([name, start, "--file", file(split), "--out", str(folder / f"{name}.jsonl")])
@@ -81,7 +83,7 @@ def baselines(folder: Path, start: str, flags: list[str], data: Path | None) -> 
     steps = ["--trainer.max_steps=60", "--trainer.val_check_interval=20", "--model.lr_schedule=cosine"]
     filtered = train("sft", folder / "filtered", ["--model.warm_start", start, *own, *steps])
     return {
-        "best_of_4": str(folder / "best_of.jsonl"),
+        "best_of_4": str(best_of),
         "banned_words": str(folder / "banned_words.jsonl"),
         "filtered_sft": str(filtered / "adapter"),
     }

@@ -393,7 +393,7 @@ def test_exported_adapter_loads_with_plain_peft(tiny_t5, warm_start, tiny_prompt
     policy.save_adapter(tmp_path / "runs" / "adapter", "Sum: {dialogue}", 512, 48)  # once more over the old one
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["adapter"]
     files = {path.name: path for path in (tmp_path / "runs" / "adapter").iterdir()}
-    assert set(files) == {"adapter_config.json", "adapter_model.safetensors", "recipe.json", "README.md"}
+    assert set(files) == {"adapter_config.json", "adapter_model.safetensors", "recipe.json"}
     recipe = Recipe(tiny_t5, policy.fingerprint, "Sum: {dialogue}", 512, 48)
     assert read_recipe(str(tmp_path / "runs" / "adapter")) == recipe
     assert json.loads(files["adapter_config.json"].read_text())["base_model_name_or_path"] == tiny_t5
