@@ -8,6 +8,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 [[ -x .venv-lowest/bin/python ]] || "$PYTHON" -m venv --without-pip .venv-lowest
 "$PYTHON" -m pip install --quiet --disable-pip-version-check uv
 echo "Installing the lowest versions into .venv-lowest."
-"$PYTHON" -m uv pip install --quiet --python .venv-lowest --resolution lowest-direct --editable ".[demo,dev]"
+"$PYTHON" -m uv pip install --quiet --python .venv-lowest --resolution lowest-direct --editable ".[app,demo,dev]"
 echo "Running the tests."
 .venv-lowest/bin/python -m pytest --numprocesses logical --dist worksteal --no-cov "$@"

@@ -15,8 +15,9 @@ data.prompts data.sources data.batching < engines data.reading data.datamodule <
 meaning preference agreement < rewards < floors < score < metrics < summarizer < training validation < checkpoints <
 ppo_module sft_module preference_module < report.wording report.statistics report.measures report.curves
 report.provenance report.charts < report.judges report.dialogues report.systems report.tables report.picture <
-report.runs report.card report.values report.before_after report.page < report.figures report.files < guard callbacks
-self_check < trainers < cli < exporting < verifying < fit sft prefer evaluate summarize export
+report.runs report.card report.values report.before_after report.page < report.figures report.files app.together
+app.limits app.feedback app.page < app.web < guard callbacks self_check < trainers < cli < exporting < verifying <
+fit sft prefer evaluate summarize export serve
 """
 LAYER = {f"detox_rl.{module}": number for number, line in enumerate(LAYERS.split("<")) for module in line.split()}
 PACKAGE = Path(__file__).parent.parent / "detox_rl"
@@ -24,6 +25,7 @@ FILES = {".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts): file 
 PACKAGES = {name for name in FILES if name.endswith(".__init__")}  # the topmost one loads parts when asked for them
 ONLY = {
     "peft": "detox_rl.model.adapters", "detoxify": "detox_rl.classifiers", "ctranslate2": "detox_rl.model.translator",
+    "fastapi": "detox_rl.app.web",
 }  # fmt: skip
 
 

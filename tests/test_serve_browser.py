@@ -1,0 +1,176 @@
+"""The page to try a model in a real browser: it works without a script, on a phone, and by keyboard."""
+
+import json
+import shutil
+from threading import Thread
+
+import pytest
+
+pytest.importorskip("fastapi", reason="FastAPI is not installed: pip install 'detox_rl[app,dev]'")
+pytest.importorskip("selenium", reason="selenium is not installed: pip install 'detox_rl[dev]'")
+import uvicorn
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+from detox_rl.app.feedback import Feedback
+from detox_rl.app.web import Model, Site, application
+from detox_rl.serve import address, bound
+from detox_rl.summarizer import Summary
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (BROWSER and DRIVER),
+    reason="no Chromium with its driver is installed: apt-get install chromium chromium-driver",
+)
+
+DIALOGUE = "Tom: You left the bin open, you idiot.\nAnna: “Sorry” & <b>goodbye</b>."
+NASTY = "</textarea><img src=x onerror='window.broken=1'><script>window.broken=1</script>\"'>"
+LONG = "w" * 900
+
+
+def same(dialogues):
+    return [Summary(f"{dialogue} idiot", 1, 0.875) for dialogue in dialogues]
+
+
+def other(dialogues):
+    return [Summary("Tom insults Anna.\nShe leaves.", 2, 0.125) for dialogue in dialogues]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Site:
+    folder = tmp_path_factory.mktemp("site")
+    return Site(Model("warm start", same), Model("v" * 200, other), Feedback(folder / "kept.jsonl"), None, 20_000)
+
+
+@pytest.fixture(scope="module")
+def place(site) -> str:
+    """The address of a server."""
+    with bound("127.0.0.1", 0) as own:
+        own.listen()
+        server = uvicorn.Server(uvicorn.Config(application(site, None), log_level="warning"))
+        thread = Thread(target=server.run, kwargs={"sockets": [own]})
+        thread.start()
+        yield address(own)
+        server.should_exit = True
+        thread.join(60)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    profile = tmp_path_factory.mktemp("profile")
+    # Containers run as root and have a small /dev/shm.
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.add_argument(f"--user-data-dir={profile}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def page(browser, place):
+    """The page, just opened at the size of a desktop; afterwards the browser must not have complained."""
+    show(browser, place, 1280)
+    yield browser
+    assert browser.get_log("browser") == []
+
+
+def show(browser, place: str, width: int) -> None:
+    metrics = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    browser.get(place)
+
+
+def find(page, selector: str) -> list:
+    return page.find_elements(By.CSS_SELECTOR, selector)
+
+
+def summarise(page, dialogue: str) -> None:
+    page.execute_script("document.querySelector('textarea').value = arguments[0]", dialogue)
+    find(page, "button.main")[0].click()
+
+
+def contents(page, selector: str) -> list[str]:
+    return page.execute_script("return [...document.querySelectorAll(arguments[0])].map(e => e.textContent)", selector)
+
+
+def test_from_a_dialogue_to_a_choice(page, place, site):
+    """What is kept is what was typed and shown, letter by letter."""
+    page.find_element(By.ID, "dialogue").send_keys(DIALOGUE)
+    find(page, "button.main")[0].click()
+    assert page.current_url == f"{place}/#result" and find(page, "#result")[0].is_displayed()
+    assert [text.strip("\n") for text in contents(page, ".text")] == [
+        f"{DIALOGUE} idiot",
+        "Tom insults Anna.\nShe leaves.",
+    ]
+    assert contents(page, "mark")[:2] == ["idiot", "idiot"]
+    assert page.find_element(By.ID, "dialogue").get_property("value") == DIALOGUE
+    find(page, "button[value=after]")[0].click()
+    assert contents(page, "[role=status]") == ["Thank you, your choice is kept."]
+    (kept,) = [json.loads(line) for line in site.feedback.path.read_text().splitlines()]
+    assert kept == {
+        "dialogue": DIALOGUE,
+        "preferred": "Tom insults Anna.\nShe leaves.",
+        "rejected": f"{DIALOGUE} idiot",
+    }
+
+
+def test_it_runs_no_script_and_loads_nothing_but_its_style(page, place):
+    summarise(page, DIALOGUE)
+    loaded = page.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
+    assert loaded == [f"{place}/style.css"] and not find(page, "script")
+    assert find(page, ".card")[0].value_of_css_property("border-top-width") == "1px"  # the policy lets the style in
+
+
+def test_markup_is_shown_and_not_executed(page):
+    summarise(page, NASTY)
+    assert contents(page, ".text")[0].strip("\n") == f"{NASTY} idiot"
+    assert page.find_element(By.ID, "dialogue").get_property("value") == NASTY
+    assert not find(page, "main img, main script") and page.execute_script("return window.broken ?? null") is None
+
+
+def test_a_bad_dialogue_is_named_and_still_there(browser, place):
+    show(browser, place, 1280)
+    summarise(browser, "a" * 20_001)
+    (box,) = find(browser, "textarea")
+    assert "20,001 characters" in contents(browser, "[role=alert]")[0] and len(box.get_property("value")) == 20_001
+    assert box.get_attribute("aria-invalid") == "true" and box.get_attribute("aria-describedby") == "hint problem"
+    show(browser, place, 1280)
+    summarise(browser, "a" * 1_000_000)
+    assert "longer than 100,000 bytes" in contents(browser, "body")[0]
+    browser.get_log("browser")  # which holds the two refusals
+
+
+def test_as_many_characters_as_are_taken_fit_into_the_form(page):
+    summarise(page, 20_000 * "\N{GRINNING FACE}")
+    assert not find(page, "[role=alert]") and len(contents(page, ".text")[0].strip("\n")) == 20_000 + len(" idiot")
+
+
+def test_everything_has_a_name_and_the_keyboard_reaches_it(page):
+    page.find_element(By.TAG_NAME, "body").send_keys(Keys.TAB)
+    assert page.switch_to.active_element.accessible_name == "Dialogue"
+    page.switch_to.active_element.send_keys(DIALOGUE, Keys.TAB, Keys.ENTER)
+    assert contents(page, "h1, h2, h3")[:2] == ["One dialogue, two summaries", "Summaries"]
+    levels = page.execute_script("return [...document.querySelectorAll('h1,h2,h3,h4')].map(e => +e.tagName[1])")
+    assert levels == [1, 2, 3, 3, 2]
+    buttons = find(page, "button")
+    assert [button.accessible_name for button in buttons] == [
+        "This one is better", "This one is better", "Both alike", "Summarise"
+    ]  # fmt: skip
+    described = [contents(page, f"[id={button.get_attribute('aria-describedby')}]")[0] for button in buttons[:2]]
+    assert described == ["Before warm start", f"After {'v' * 200}"]
+
+
+@pytest.mark.parametrize("width", [320, 390])
+def test_a_phone_never_scrolls_sideways(browser, place, width):
+    show(browser, place, width)
+    assert browser.execute_script("return document.documentElement.scrollWidth") == width
+    summarise(browser, LONG)
+    assert browser.execute_script("return document.documentElement.scrollWidth") == width
+    tops = [card.rect["y"] for card in find(browser, ".card")]
+    assert tops[0] < tops[1]  # one below the other
