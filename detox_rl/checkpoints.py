@@ -38,7 +38,8 @@ def check_fits(module: L.LightningModule, checkpoint: dict) -> None:
     Raises:
         ValueError: if base model, warm start, adapter, floors or names of rewards differ.
     """
-    check_base(module.policy, checkpoint)
+    policy: Any = module.policy
+    check_base(policy, checkpoint)
     if (floors := checkpoint.get("floors", {})) != _floors(module):
         raise ValueError(
             f"The checkpoint was made with model.floors {floors}, this run has {_floors(module)}: its best checkpoint was "

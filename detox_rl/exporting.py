@@ -110,6 +110,8 @@ def _of_checkpoint(path: Path) -> Source:
     run = path.absolute().parent.parent
     config = read_config(run, finished=False)
     model, data = config["model"], config["data"]
+    if "base_model" not in model:
+        raise ValueError(f"{run} is not the run of a summariser: give a checkpoint of detox_rl.fit or detox_rl.sft.")
     lora = {name: model[f"lora_{name}"] for name in ("rank", "alpha", "targets", "encoder")}
     lora |= {"dropout": model.get("lora_dropout", 0.0), "seed": config["seed_everything"]}  # PPO has no dropout
     policy = trained_policy(path, model["base_model"], model["warm_start"], LoraOptions(**lora))

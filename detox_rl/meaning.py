@@ -5,7 +5,6 @@ here knows `detox_rl.conflict`: what is rewarded must not be what is measured by
 """
 
 import functools
-import itertools
 import math
 import re
 import warnings
@@ -48,31 +47,16 @@ def content_words(text: str) -> tuple[str, ...]:
 
 def speaker_words(dialogue: str) -> set[str]:
     """Content words of the names of all who have turns in a dialogue: a turn a line, "Name: text"."""
-    return {word for name in _speakers(dialogue) for word in content_words(name)}
-
-
-def speakers_of_words(dialogue: str) -> dict[str, str]:
-    """Content word of a name -> the only speaker who bears it."""
-    words = [(word, name) for name in _speakers(dialogue) for word in {*content_words(name)}]
-    shared = Counter(word for word, _ in words)
-    return {word: name for word, name in words if shared[word] == 1}
-
-
-def _speakers(dialogue: str) -> list[str]:
-    lines = (line.partition(":") for line in dialogue.splitlines())
-    return list(dict.fromkeys(name for name, colon, _ in lines if colon))
-
-
-def sentences(text: str) -> list[tuple[str, ...]]:
-    """Content words of each sentence; a semicolon or colon ends one too."""
-    return [content_words(sentence) for sentence in re.split(r"[.!?;:]\s", text)]
+    names = [name for name, colon, _ in (line.partition(":") for line in dialogue.splitlines()) if colon]
+    return {word for name in names for word in content_words(name)}
 
 
 def skip_bigrams(text: str, window: int) -> Counter[tuple[str, str]]:
     """Pairs of content words of one sentence, in their order, at most `window` places apart (Lin 2004)."""
+    sentences = [content_words(sentence) for sentence in re.split(r"[.!?;:]\s", text)]
     return Counter(
         (first, second)
-        for words in sentences(text)
+        for words in sentences
         for place, first in enumerate(words)
         for second in words[place + 1 : place + 1 + window]
     )
@@ -168,118 +152,55 @@ class WhoDidWhat:
 class ConflictReported:
     """Agreement with the reference on whether anything hostile is reported: 1 - |p(summary) - p(reference)|, in [0, 1].
 
-    p is the probability by `Hostility` that the text is the reference of a rude dialogue. It does not see who is hostile
-    to whom, nor whether the rest is true: give it together with terms that do. Where the data calls no dialogue rude, or
-    all of them, it is 1 for every summary, which leaves it out of the score.
+    p is the probability, by logistic regression on which content words a text has, that the text is the reference of a
+    dialogue that the data calls rude; learnt from the training references, without the names of the speakers. It does
+    not see who is hostile to whom, nor whether the rest is true: give it together with a term that does. Where the data
+    calls no dialogue rude, or all of them, it says so and is 1 for every summary, which leaves it out of the score.
     """
 
     weight: float = 1.0
     optimises: ClassVar = ()  # `detox_rl.conflict`, by which reports are counted, shares nothing with it
 
     def __post_init__(self) -> None:
-        self.hostility: Hostility | None = None
+        self.model: Any = None
+        self.learnt = False
 
     def fit(self, examples: Examples) -> None:
-        """Learns how summaries of rude dialogues differ from those of polite ones, and warns where it cannot."""
-        self.hostility = Hostility(examples)
-
-    def __call__(self, summaries: Summaries) -> Tensor:
-        """One value a summary. (batch,)"""
-        summaries.require_references()
-        hostility = _learnt(self.hostility)
-        said = hostility.probability(summaries.texts, summaries.dialogues)
-        return 1.0 - (said - hostility.probability(summaries.references, summaries.dialogues)).abs()
-
-
-@dataclass
-class ConflictBetween:
-    """Agreement with the reference on who is hostile to whom, as far as the order of words tells, in [0, 1].
-
-    Of each word that `Hostility` calls hostile, the nearest speaker before it in its sentence and the nearest behind it, at
-    most `window` content words away: F1 of these two sets. A passive counts as the other way round. 0 where the two texts
-    have nothing in common, and everywhere where the data calls no dialogue rude, or all of them.
-    """
-
-    window: int = 4
-    weight: float = 1.0
-    optimises: ClassVar = ()
-
-    def __post_init__(self) -> None:
-        if self.window < 1:
-            raise ValueError(f"ConflictBetween needs a window of at least 1, not {self.window}.")
-        self.hostility: Hostility | None = None
-
-    def fit(self, examples: Examples) -> None:
-        """Learns which words are hostile, and warns where it cannot."""
-        self.hostility = Hostility(examples)
-
-    def __call__(self, summaries: Summaries) -> Tensor:
-        """One value a summary. (batch,)"""
-        summaries.require_references()
-        hostile = _learnt(self.hostility).words
-        rows = zip(summaries.texts, summaries.references, map(speakers_of_words, summaries.dialogues))
-        return torch.tensor([self._agreement(*row, hostile) for row in rows])
-
-    def _agreement(self, summary: str, reference: str, speakers: dict[str, str], hostile: frozenset[str]) -> float:
-        said, wanted = (self._sides(text, speakers, hostile) for text in (summary, reference))
-        both = len(said & wanted)
-        return 2.0 * both / (len(said) + len(wanted)) if both else 0.0
-
-    def _sides(self, text: str, speakers: dict[str, str], hostile: frozenset[str]) -> set[tuple[str, str]]:
-        """("by", speaker) and ("to", speaker) of all hostile words of a text."""
-        found = set()
-        for words in sentences(text):
-            for place in (place for place, word in enumerate(words) if word in hostile):
-                before, behind = words[max(0, place - self.window) : place], words[place + 1 : place + 1 + self.window]
-                for side, near in (("by", reversed(before)), ("to", behind)):
-                    found |= {(side, speakers[word]) for word in itertools.islice(filter(speakers.get, near), 1)}
-        return found
-
-
-class Hostility:
-    """Tells summaries of rude dialogues from those of polite ones: logistic regression on which content words a text has.
-
-    Learnt from the training references, without the names of the speakers.
-
-    Args:
-        examples: the training split. Where it calls no dialogue rude, or all of them, nothing is learnt, with a warning.
-
-    Attributes:
-        words: stems that alone make it at least e times as likely that the dialogue is rude.
-    """
-
-    def __init__(self, examples: Examples) -> None:
+        """Learns how summaries of rude dialogues differ from those of polite ones, and warns where there is nothing to learn."""
         from sklearn.feature_extraction.text import CountVectorizer  # takes a second, and most runs need none
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
 
-        self.model: Any = None
-        self.words: frozenset[str] = frozenset()
-        rude = sum(examples.rude)
+        rude, self.learnt, self.model = sum(examples.rude), True, None
         if not 0 < rude < len(examples.rude):
             warnings.warn(
                 f"The data calls {rude} of {len(examples.rude)} training dialogues rude, so whether conflicts are reported "
                 "is not rewarded: name the column that says which dialogues are rude with data.rude_column.",
-                stacklevel=4,
+                stacklevel=2,
             )
             return
-        counts = CountVectorizer(analyzer=tuple, binary=True, min_df=0.004)  # rarer words say what a dialogue is about
-        self.model = make_pipeline(counts, LogisticRegression(class_weight="balanced"))
+        words = CountVectorizer(analyzer=tuple, binary=True, min_df=0.004)  # rarer words say what a dialogue is about
+        self.model = make_pipeline(words, LogisticRegression(class_weight="balanced"))
         self.model.fit(_without_names(examples.references, examples.dialogues), examples.rude)
-        weights = zip(counts.get_feature_names_out(), self.model[-1].coef_[0])
-        self.words = frozenset(word for word, weight in weights if weight >= 1.0)
+
+    def __call__(self, summaries: Summaries) -> Tensor:
+        """One value a summary. (batch,)"""
+        summaries.require_references()
+        if self.learnt and self.model is None:
+            return torch.ones(len(summaries.texts))
+        said = self.probability(summaries.texts, summaries.dialogues)
+        return 1.0 - (said - self.probability(summaries.references, summaries.dialogues)).abs()
 
     def probability(self, texts: list[str], dialogues: list[str]) -> Tensor:
-        """That each of n texts is of a rude dialogue; 0 where nothing could be learnt. (n,)"""
-        if self.model is None or not texts:
-            return torch.zeros(len(texts))
-        return torch.tensor(self.model.predict_proba(_without_names(texts, dialogues))[:, 1], dtype=torch.float32)
+        """That each of n texts reports something hostile. (n,)
 
-
-def _learnt(hostility: Hostility | None) -> Hostility:
-    if hostility is None:
-        raise ValueError("it has seen no training split; call fit(examples) first.")
-    return hostility
+        Raises:
+            ValueError: Nothing has been learnt yet.
+        """
+        if self.model is None:
+            raise ValueError("it has seen no training split; call fit(examples) first.")
+        found = self.model.predict_proba(_without_names(texts, dialogues))[:, 1] if texts else []
+        return torch.tensor(found, dtype=torch.float32)
 
 
 def _without_names(texts: list[str], dialogues: list[str]) -> list[list[str]]:

@@ -19,7 +19,6 @@ from detox_rl.classifiers import Classifier, Detoxify, check_classifier, clean_l
 from detox_rl.data.datamodule import DialogueDataModule
 from detox_rl.errors import first_line
 from detox_rl.meaning import ROUGE_MEASURES
-from detox_rl.meaning import ConflictBetween as ConflictBetween
 from detox_rl.meaning import ConflictReported as ConflictReported
 from detox_rl.meaning import ContentRecall as ContentRecall
 from detox_rl.meaning import DialogueOverlap as DialogueOverlap
@@ -222,10 +221,9 @@ def word_counts(texts: list[str]) -> Tensor:
 def default_rewards() -> list[RewardTerm]:
     """The terms of the embedded run: clean, about the right things, and well formed; weights are of standardised terms."""
     clean: list[RewardTerm] = [NonToxicity(weight=3.5)]
-    conflict: list[RewardTerm] = [ConflictReported(weight=2.0), ConflictBetween(weight=2.0)]
-    meaning: list[RewardTerm] = [WhoDidWhat(weight=1.5), RougeL(weight=0.78)]
+    meaning: list[RewardTerm] = [ConflictReported(weight=2.0), WhoDidWhat(weight=1.5), RougeL(weight=0.78)]
     form: list[RewardTerm] = [LengthBand(weight=0.96), MissingEOS(weight=0.48)]
-    return [*clean, *conflict, *meaning, *form, ShortOutput(weight=0.06), Repetition(weight=0.06)]
+    return [*clean, *meaning, *form, ShortOutput(weight=0.06), Repetition(weight=0.06)]
 
 
 def check_terms(terms: list[RewardTerm]) -> None:

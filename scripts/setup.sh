@@ -1,5 +1,5 @@
 # Sourced by the other scripts. Leaves in $PYTHON the interpreter of the virtual environment .venv, at the top of the
-# repository, with detox_rl and its extras app, demo and dev installed. Needs a Python from 3.11 to 3.13 with pip.
+# repository, with detox_rl and its extras app, demo, dev and serve installed. Needs a Python from 3.11 to 3.13 with pip.
 
 find_python() {
     local candidate
@@ -49,7 +49,7 @@ set_up() {
     fi
     make_environment "$base"
     echo "Installing detox_rl and what it needs into .venv (PyTorch is large: a few minutes the first time)."
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check --editable ".[app,demo,dev]"
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check --editable ".[app,demo,dev,serve]"
     echo "$wanted" > .venv/installed  # written last, so that an interrupted installation is done again
     echo "Installed."
 }

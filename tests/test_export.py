@@ -255,6 +255,8 @@ def test_bad_input_is_one_sentence_before_any_work(run, tiny_adapter, tmp_path, 
     (tmp_path / "there").mkdir()
     shutil.copytree(run, tmp_path / "unfinished", ignore=shutil.ignore_patterns("adapter"))
     stray = shutil.copy(run / "checkpoints" / "last.ckpt", tmp_path / "stray.ckpt")
+    judging = shutil.copytree(run, tmp_path / "judging") / "config.yaml"
+    judging.write_text("model: {backbone: embedded}\ndata: {}\nseed_everything: 0\n")
     to = lambda source, form="merged", *args: [str(source), "--to", form, "--out", str(tmp_path / "new"), *args]
     for args, words in (
         ([str(run), "--to", "merged", "--out", str(tmp_path / "there")], "exists already, and is not overwritten"),
@@ -265,6 +267,7 @@ def test_bad_input_is_one_sentence_before_any_work(run, tiny_adapter, tmp_path, 
         (to(tmp_path / "nothing.ckpt"), "There is no checkpoint"),
         (to(stray), "holds no config.yaml"),
         (to(tmp_path / "unfinished"), "holds no adapter"),
+        (to(tmp_path / "judging" / "checkpoints" / "last.ckpt"), "is not the run of a summariser"),
         (to(tiny_adapter), "has no recipe.json"),
         (to(run, "onnx"), "onnx"),
     ):

@@ -13,7 +13,6 @@ from planted import CHEATS, examples, honest, is_rude, people, summaries, swappe
 from test_layers import imported
 
 from detox_rl.meaning import (
-    ConflictBetween,
     ConflictReported,
     ContentRecall,
     DialogueOverlap,
@@ -22,7 +21,6 @@ from detox_rl.meaning import (
     content_words,
     skip_bigrams,
     speaker_words,
-    speakers_of_words,
 )
 from detox_rl.summaries import Examples, Summaries
 
@@ -112,49 +110,12 @@ def test_the_window_of_who_did_what():
     assert WhoDidWhat(window=5)(batch_of([text], reference)).item() == pytest.approx(2 / (5 + 1))
 
 
-class Learnt:
-    """What `Hostility` would have learnt."""
-
-    words = frozenset({"insult", "swear"})
-
-
-def between(texts: list[str], reference: str, dialogue: str = BIN, window: int = 4) -> list[float]:
-    term = ConflictBetween(window=window)
-    term.hostility = Learnt()
-    return term(batch_of(texts, reference, dialogue)).tolist()
-
-
-def test_conflict_between_by_hand():
-    reference = "Agnes insults Tariq about the bin; he leaves."
-    texts = ["Agnes swears at Tariq.", "Tariq insults Agnes.", "Agnes insults Agnes.", "Agnes insults him.",
-             "Agnes insults. Tariq leaves.", "Agnes and Tariq talk.", ""]  # fmt: skip
-    # by Agnes and to Tariq: both; none; one of two said; all that is said, but half of what is wanted; the same; nothing.
-    assert between(texts, reference) == pytest.approx([1.0, 0.0, 0.5, 2 / 3, 2 / 3, 0.0, 0.0])
-    assert between(["Agnes insults Tariq."], "They talk.") == [0.0]
-    far = ["Agnes red green blue black insults Tariq."]
-    assert between(far, reference) == pytest.approx([2 / 3])
-    assert between(far, reference, window=5) == [1.0]
-    with pytest.raises(ValueError, match="ConflictBetween needs a window of at least 1, not 0"):
-        ConflictBetween(window=0)
-
-
-def test_a_speaker_goes_by_any_word_of_the_name_that_is_his_own():
-    dialogue = "Mr Builder Mick: Oi.\nMr Voss: What?"
-    assert speakers_of_words(dialogue) == {
-        "builder": "Mr Builder Mick",
-        "mick": "Mr Builder Mick",
-        "voss": "Mr Voss",
-    }
-    assert between(["Mick insults Mr Voss."], "Mr Builder swears at Voss.", dialogue) == [1.0]
-    assert between(["Mr insults Voss."], "Mr Builder swears at Voss.", dialogue) == pytest.approx([2 / 3])
-
-
 def test_overlap_by_hand():
     texts = ["Agnes opened the bins.", "Agnes opens a tin", "Agnes bin bin tin", "they did", ""]
     torch.testing.assert_close(DialogueOverlap()(batch_of(texts)), torch.tensor([1.0, 2 / 3, 0.75, 0.0, 0.0]))
 
 
-@pytest.mark.parametrize("term", [ContentRecall(), WhoDidWhat(), ConflictReported(), ConflictBetween()])
+@pytest.mark.parametrize("term", [ContentRecall(), WhoDidWhat(), ConflictReported()])
 def test_reference_must_not_be_empty(term):
     with pytest.raises(ValueError, match="no human summary"):
         term(batch_of(["a", "b"], " "))
@@ -175,7 +136,7 @@ def auc(positive: torch.Tensor, negative: torch.Tensor) -> float:
 
 
 def probabilities(term: ConflictReported, texts: list[str], rows: list[dict]) -> torch.Tensor:
-    return term.hostility.probability(texts, [row["dialogue"] for row in rows])
+    return term.probability(texts, [row["dialogue"] for row in rows])
 
 
 def test_it_tells_reports_from_omissions_on_dialogues_it_has_not_learnt(conflict_reported):
@@ -207,9 +168,9 @@ def test_quotations_do_not_beat_reports(conflict_reported):
 def test_names_and_repetitions_are_not_looked_at(conflict_reported):
     one, other = BIN, BIN.replace("Agnes", "Rude").replace("Tariq", "Swears")
     texts = ["Agnes swears at Tariq.", "Agnes swears, swears and swears at Tariq.", "Agnes insults Tariq."]
-    swears, again, insults = conflict_reported.hostility.probability(texts, [one] * 3)
+    swears, again, insults = conflict_reported.probability(texts, [one] * 3)
     assert swears == again != insults
-    waits = conflict_reported.hostility.probability(["Agnes waits for Tariq.", "Rude waits for Swears."], [one, other])
+    waits = conflict_reported.probability(["Agnes waits for Tariq.", "Rude waits for Swears."], [one, other])
     assert waits[0] == waits[1] < 0.5 < swears
 
 
@@ -225,7 +186,7 @@ def test_few_rude_dialogues_among_many_are_enough():
     calm = [f"Tom sells Ann {thing}." for thing in "bread milk tea jam rice fish soup corn eggs".split()]
     term = ConflictReported()
     term.fit(Examples([BIN] * 10, [*calm, "Tom insults Ann."], [False] * 9 + [True]))
-    insults, sells = term.hostility.probability(["Tom insults Ann.", "Tom sells Ann soup."], [BIN] * 2)
+    insults, sells = term.probability(["Tom insults Ann.", "Tom sells Ann soup."], [BIN] * 2)
     assert sells < 0.5 < insults
 
 
@@ -237,9 +198,8 @@ def test_without_rude_or_polite_dialogues_it_says_nothing(rude):
     ):
         term.fit(Examples([BIN] * 3, ["Agnes waits."] * 3, [rude] * 3))
     assert term(batch_of(["Agnes waits.", "Agnes insults Tariq."])).tolist() == [1.0, 1.0]
-    for unlearnt in (ConflictReported(), ConflictBetween()):
-        with pytest.raises(ValueError, match=r"seen no training split; call fit\(examples\) first"):
-            unlearnt(batch_of(["Agnes waits."]))
+    with pytest.raises(ValueError, match=r"seen no training split; call fit\(examples\) first"):
+        ConflictReported()(batch_of(["Agnes waits."]))
 
 
 def test_what_is_rewarded_shares_nothing_with_what_is_measured_by():
@@ -289,19 +249,6 @@ def test_two_people_swapped_lose_most_of_a_perfect_score(terms, rows):
     """Measured 0.30, where ROUGE-L still gives 0.90."""
     batch = summaries([swapped(row["summary"], row) for row in rows], rows)
     assert terms["who_did_what"](batch).mean() < 0.35
-
-
-def test_who_is_hostile_to_whom_on_planted_texts(rows):
-    """Rude training rows; measured 0.80 for references (the others name nobody), 0.14 swapped, 0.39 for honest ones."""
-    rude = [row for row in rows if is_rude(row)]
-    term = learnt(ConflictBetween())
-    assert {"insult", "swear", "threaten", "mock", "abus"} <= term.hostility.words
-    assert len(term.hostility.words) < 40 and not {"agn", "tom", "bin"} & term.hostility.words
-    mean = lambda change: term(summaries([change(row) for row in rude], rude)).mean()
-    assert mean(lambda row: row["summary"]) > 0.7
-    assert mean(lambda row: swapped(row["summary"], row)) < 0.25
-    for cheat in ("stock phrase", "X is angry", "X and Y argue", "all names", "the dialogue"):
-        assert mean(CHEATS[cheat]) < 0.05 < mean(honest) - 0.2
 
 
 def test_leaving_the_conflict_out_costs(terms, rows):

@@ -310,7 +310,7 @@ def test_default_rewards_prefer_the_clean_twin():
     values = term_values(terms, batch_of(summaries, [clean] * 4))
     weights = torch.tensor([weight_of(term) for term in terms.values()])
     assert standardised_sum(values, weights, comoments(values)).argmax() == 0
-    names = "non_toxicity conflict_reported conflict_between who_did_what rouge_l length_band missing_eos short_output repetition"
+    names = "non_toxicity conflict_reported who_did_what rouge_l length_band missing_eos short_output repetition"
     assert list(terms) == names.split()
     non_toxicity = default_rewards()[0](batch_of(summaries))
     assert non_toxicity[1] < 0 < non_toxicity[0]

@@ -91,7 +91,7 @@ class Translator:
             return_end_token=True,
         )
         tokens = [result.hypotheses[0] for result in results]
-        ids = [self.tokenizer.convert_tokens_to_ids(row) for row in tokens]
+        ids: list = [self.tokenizer.convert_tokens_to_ids(row) for row in tokens]
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [(text, row[-1:] == [self.tokenizer.eos_token]) for text, row in zip(texts, tokens)]
 
