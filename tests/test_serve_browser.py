@@ -10,8 +10,10 @@ pytest.importorskip("fastapi", reason="FastAPI is not installed: pip install 'de
 pytest.importorskip("selenium", reason="selenium is not installed: pip install 'detox_rl[dev]'")
 import uvicorn
 from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
 from detox_rl.app.feedback import Feedback
 from detox_rl.app.web import Model, Site, application
@@ -90,9 +92,18 @@ def find(page, selector: str) -> list:
     return page.find_elements(By.CSS_SELECTOR, selector)
 
 
+def press(page, element) -> None:
+    """A button that leads to another page; a busy machine may take its time."""
+    page.execute_script("window.left = true")
+    element.send_keys(Keys.ENTER)
+    arrived = "return !window.left && document.readyState === 'complete'"
+    # Between two pages the browser has none to ask.
+    WebDriverWait(page, 60, ignored_exceptions=[WebDriverException]).until(lambda page: page.execute_script(arrived))
+
+
 def summarise(page, dialogue: str) -> None:
     page.execute_script("document.querySelector('textarea').value = arguments[0]", dialogue)
-    find(page, "button.main")[0].click()
+    press(page, find(page, "button.main")[0])
 
 
 def contents(page, selector: str) -> list[str]:
@@ -102,7 +113,7 @@ def contents(page, selector: str) -> list[str]:
 def test_from_a_dialogue_to_a_choice(page, place, site):
     """What is kept is what was typed and shown, letter by letter."""
     page.find_element(By.ID, "dialogue").send_keys(DIALOGUE)
-    find(page, "button.main")[0].click()
+    press(page, find(page, "button.main")[0])
     assert page.current_url == f"{place}/#result" and find(page, "#result")[0].is_displayed()
     assert [text.strip("\n") for text in contents(page, ".text")] == [
         f"{DIALOGUE} idiot",
@@ -110,7 +121,7 @@ def test_from_a_dialogue_to_a_choice(page, place, site):
     ]
     assert contents(page, "mark")[:2] == ["idiot", "idiot"]
     assert page.find_element(By.ID, "dialogue").get_property("value") == DIALOGUE
-    find(page, "button[value=after]")[0].click()
+    press(page, find(page, "button[value=after]")[0])
     assert contents(page, "[role=status]") == ["Thank you, your choice is kept."]
     (kept,) = [json.loads(line) for line in site.feedback.path.read_text().splitlines()]
     assert kept == {
@@ -154,7 +165,8 @@ def test_as_many_characters_as_are_taken_fit_into_the_form(page):
 def test_everything_has_a_name_and_the_keyboard_reaches_it(page):
     page.find_element(By.TAG_NAME, "body").send_keys(Keys.TAB)
     assert page.switch_to.active_element.accessible_name == "Dialogue"
-    page.switch_to.active_element.send_keys(DIALOGUE, Keys.TAB, Keys.ENTER)
+    page.switch_to.active_element.send_keys(DIALOGUE, Keys.TAB)
+    press(page, page.switch_to.active_element)
     assert contents(page, "h1, h2, h3")[:2] == ["One dialogue, two summaries", "Summaries"]
     levels = page.execute_script("return [...document.querySelectorAll('h1,h2,h3,h4')].map(e => +e.tagName[1])")
     assert levels == [1, 2, 3, 3, 2]
