@@ -354,10 +354,6 @@ BAD: dict[str, tuple[Callable[[Place], tuple[Callable, list[str]]], str]] = {
     "nothing to judge toxicity": (
         lambda p: p.fit(model__rewards=[{"class_path": "detox_rl.rewards.ShortOutput"}]), "No reward has a classifier",
     ),
-    "reward that needs rude dialogues*": (
-        lambda p: p.rewards({"class_path": "detox_rl.rewards.ConflictReported"}),
-        "conflict_reported failed to learn: the data calls 0 of 12 training dialogues rude.*data.rude_column",
-    ),
     "further targets for PPO": (
         lambda p: p.fit(data__further_summary_columns=["topic"]), "are targets of detox_rl.sft.*leave the option out",
     ),

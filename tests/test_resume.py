@@ -119,8 +119,9 @@ def test_ppo_resumes_to_the_bit(precision, ppo):
     common = ["--trainer.precision", precision, "--trainer.max_steps", "6", "--model.lr_schedule", "linear"]
     whole = ppo(*common)
     assert moved(whole) and len({tuple(ids) for _, ids in whole.ids}) > BATCHES_PER_EPOCH
-    for name in ("kl_coef", "floors.length_band.multiplier", "floors.length_band.differences"):
-        assert not torch.equal(*(whole.state(step)["state_dict"][name] for step in (5, 6))), name
+    floor = "score.floors.length_band."
+    for name, steps in (("kl_coef", (5, 6)), (f"{floor}differences", (5, 6)), (f"{floor}multiplier", (1, 6))):
+        assert not torch.equal(*(whole.state(step)["state_dict"][name] for step in steps)), name
     for stop in (BATCHES_PER_EPOCH - 1, BATCHES_PER_EPOCH):
         assert_same_from(stop, whole, ppo(*common, "--ckpt_path", whole.path(stop)))
 

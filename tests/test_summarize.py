@@ -167,13 +167,13 @@ def test_nothing_above_the_limit_goes_unmarked(flag_only, rows, options, capfd, 
     every = written([rows, *options, "--judge", VOWELS], tmp_path / "all.jsonl")
     toxicity = [row["toxicity"] for row in every]
     assert toxicity == VowelJudge()([row["summary"] for row in every]).probability.tolist()
-    limit = sorted(toxicity)[5]  # itself not above
+    limit = sorted({*toxicity})[-2]  # itself not above
     mark = "flagged" if flag_only else "withheld"
     capfd.readouterr()
     args = [rows, *options, "--judge", VOWELS, "--max_toxicity", repr(limit), "--flag_only", str(flag_only).lower()]
     found = written(args, tmp_path / "some.jsonl")
     above = [value > limit for value in toxicity]
-    assert 0 < sum(above) < 6 and [row[mark] for row in found] == above
+    assert 0 < sum(above) < 11 and [row[mark] for row in found] == above
     kept = [None if hidden and not flag_only else row["summary"] for row, hidden in zip(every, above)]
     assert [row["summary"] for row in found] == kept and [row["toxicity"] for row in found] == toxicity
     assert f"{sum(above)} of 11 summaries were {mark}: the judge gives them" in capfd.readouterr().err
@@ -182,7 +182,7 @@ def test_nothing_above_the_limit_goes_unmarked(flag_only, rows, options, capfd, 
 def test_text_has_an_empty_line_for_what_is_withheld(rows, options, capfd, tmp_path):
     args = [rows, *options, "--judge", VOWELS]
     every = written(args, tmp_path / "all.jsonl")
-    limit = sorted(row["toxicity"] for row in every)[5]
+    limit = sorted({row["toxicity"] for row in every})[-2]
     expected = ["" if row["toxicity"] > limit else row["summary"] for row in every]
     assert printed([*args, "--max_toxicity", repr(limit)], capfd) == [*expected, ""]
 
