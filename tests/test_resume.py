@@ -99,8 +99,8 @@ def moved(run: Run) -> bool:
 def ppo(tiny_t5, tiny_adapter, tmp_path, monkeypatch) -> Runs:
     """With a floor under a term whose values differ from the reference's as soon as the policy does."""
     flags = [
-        "--config", rewards_file(tmp_path), "--model.rewards+=detox_rl.rewards.LengthBand",
-        "--model.floors", '{"length_band": 0.0}', "--model.base_model", tiny_t5, "--model.warm_start", tiny_adapter,
+        "--config", rewards_file(tmp_path), "--model.rewards+=detox_rl.rewards.DialogueOverlap",
+        "--model.floors", '{"dialogue_overlap": 0.0}', "--model.base_model", tiny_t5, "--model.warm_start", tiny_adapter,
         "--model.max_new_tokens", "8", "--model.minibatch_size", "3", "--model.ppo_epochs", "2",
         "--model.kl_target", "0.5", "--model.lr", "0.01",
     ]  # fmt: skip
@@ -119,7 +119,7 @@ def test_ppo_resumes_to_the_bit(precision, ppo):
     common = ["--trainer.precision", precision, "--trainer.max_steps", "6", "--model.lr_schedule", "linear"]
     whole = ppo(*common)
     assert moved(whole) and len({tuple(ids) for _, ids in whole.ids}) > BATCHES_PER_EPOCH
-    floor = "score.floors.length_band."
+    floor = "score.floors.dialogue_overlap."
     for name, steps in (("kl_coef", (5, 6)), (f"{floor}differences", (5, 6)), (f"{floor}multiplier", (1, 6))):
         assert not torch.equal(*(whole.state(step)["state_dict"][name] for step in steps)), name
     for stop in (BATCHES_PER_EPOCH - 1, BATCHES_PER_EPOCH):
