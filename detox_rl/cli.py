@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import warnings
-from argparse import ArgumentError
+from argparse import ArgumentError, RawDescriptionHelpFormatter
 from collections.abc import Iterator
 from pathlib import Path
 from pydoc import locate
@@ -15,6 +15,7 @@ import datasets
 import lightning as L
 import torch
 import transformers
+from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -33,6 +34,10 @@ from detox_rl.errors import one_sentence
 from detox_rl.trainers import BEST, logger_options, reuse_freed_memory, shared_options, within
 
 SHARDED = ("fsdp", "deepspeed", "model_parallel", "modelparallel", "xla")  # parts of strategies' names
+
+
+class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+    """Says defaults, and leaves the examples of a description on lines of their own."""
 
 
 class DetoxCLI(LightningCLI):

@@ -1,14 +1,13 @@
 """Trained weights for use elsewhere: `python -m detox_rl.export RUN --to merged --out FOLDER`."""
 
-from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
-from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ActionYesNo, ArgumentParser
 from lightning.pytorch.cli import ArgsType
 
-from detox_rl.cli import one_sentence_errors
+from detox_rl.cli import HelpFormatter, one_sentence_errors
 from detox_rl.exporting import check_form, read_source, write_form
 from detox_rl.report.card import write_card
 from detox_rl.verifying import check_faithful, compare, table
@@ -19,10 +18,6 @@ examples:
   python -m detox_rl.export lightning_logs/version_0 --to merged --out summariser
   python -m detox_rl.export lightning_logs/version_0/checkpoints/last.ckpt --to adapter --out adapter
   python -m detox_rl.export lightning_logs/version_0 --to ctranslate2 --dtype int8 --out fast"""
-
-
-class Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
-    """Leaves the lines of the examples as they are."""
 
 
 def export(
@@ -72,7 +67,10 @@ def main(args: ArgsType = None) -> None:
     """The command line of `export`."""
     with one_sentence_errors():
         parser = ArgumentParser(
-            prog="python -m detox_rl.export", description=DESCRIPTION, formatter_class=Help, exit_on_error=False
+            prog="python -m detox_rl.export",
+            description=DESCRIPTION,
+            formatter_class=HelpFormatter,
+            exit_on_error=False,
         )
         parser.add_argument("source", help="Folder of a run, a .ckpt file of one, or folder or hub id of an adapter.")
         parser.add_argument(

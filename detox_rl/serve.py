@@ -7,16 +7,15 @@ Examples::
 """
 
 import socket
-from argparse import RawDescriptionHelpFormatter
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ArgumentParser
 from lightning.pytorch.cli import ArgsType
 
 from detox_rl.classifiers import Detoxify
-from detox_rl.cli import one_sentence_errors
+from detox_rl.cli import HelpFormatter, one_sentence_errors
 from detox_rl.embedded import EMBEDDED
 from detox_rl.errors import check_bounds
 from detox_rl.report.runs import read_config, usage_of
@@ -120,15 +119,11 @@ def summarizers(model: str, baseline: str | None) -> tuple[Summarizer, Summarize
     return before, Summarizer(model, judge=judge)
 
 
-class _Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
-    """Leaves the examples on lines of their own."""
-
-
 def main(args: ArgsType = None) -> None:
     """The command line of `serve`."""
     with one_sentence_errors():
         parser = ArgumentParser(
-            prog="python -m detox_rl.serve", description=__doc__, exit_on_error=False, formatter_class=_Help
+            prog="python -m detox_rl.serve", description=__doc__, exit_on_error=False, formatter_class=HelpFormatter
         )
         parser.add_function_arguments(serve)
         serve(**parser.instantiate(parser.parse_args(args)))  # type: ignore[arg-type]

@@ -10,19 +10,18 @@ Examples::
 import json
 import os
 import sys
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 from itertools import chain, islice, tee
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ArgumentParser
 from lightning.pytorch.cli import ArgsType
 from tqdm import tqdm
 
 from detox_rl.classifiers import Detoxify
-from detox_rl.cli import one_sentence_errors
+from detox_rl.cli import HelpFormatter, one_sentence_errors
 from detox_rl.data.reading import STANDARD_INPUT, Dialogue, dialogues_in, one_dialogue
 from detox_rl.embedded import EMBEDDED
 from detox_rl.errors import check_bounds
@@ -234,15 +233,11 @@ def say_what_was_done(total: int, done: int, above: int, limit: Limit | None) ->
         print(f"{told}: the judge gives them a toxicity above {limit.toxicity:g}.", file=sys.stderr)
 
 
-class _Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
-    """Leaves the examples on lines of their own."""
-
-
 def main(args: ArgsType = None) -> None:
     """The command line of `summarize`."""
     with one_sentence_errors():
         parser = ArgumentParser(
-            prog="python -m detox_rl.summarize", description=__doc__, exit_on_error=False, formatter_class=_Help
+            prog="python -m detox_rl.summarize", description=__doc__, exit_on_error=False, formatter_class=HelpFormatter
         )
         kinds = "A .txt file is one dialogue; .json, .jsonl, .csv and .parquet have one a row; or any of them .gz."
         parser.add_argument("files", nargs="*", help=f"{kinds} - or none: one dialogue on standard input.")

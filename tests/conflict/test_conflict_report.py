@@ -70,9 +70,14 @@ def test_speakers_in_order():
 # Planted summaries of the embedded dialogues
 
 
-def rude_rows():
-    splits = (embedded.dialogues(split).read_text(encoding="utf-8") for split in embedded.SPLITS)
-    rows = [json.loads(line) for text in splits for line in text.splitlines()]
+# The dialogues that the rules were made on, or beside, come first in each split; the others were written later.
+FIRST = {"train": 500, "validation": 80, "test": 200}
+
+
+def rude_rows(later):
+    texts = {split: embedded.dialogues(split).read_text(encoding="utf-8").splitlines() for split in embedded.SPLITS}
+    parts = [lines[FIRST[split] :] if later else lines[: FIRST[split]] for split, lines in texts.items()]
+    rows = [json.loads(line) for lines in parts for line in lines]
     return [row | {"conflicts": [Conflict(**entry) for entry in row["conflicts"]]} for row in rows if row["conflicts"]]
 
 
@@ -80,7 +85,7 @@ def judged(row, summary):
     return judge_report(summary, row["dialogue"], row["conflicts"])
 
 
-ROWS = rude_rows()
+ROWS, LATER = rude_rows(later=False), rude_rows(later=True)
 PAIRS = [row for row in ROWS if len(speakers(row["dialogue"])) == 2 and len(row["conflicts"]) == 1]
 
 
@@ -90,11 +95,18 @@ def share(verdicts):
 
 
 def test_references_report_and_quoting_ones_quote():
-    """Measured: 0.977 and 0.951 of the first 390 rude dialogues, 0.923 and 0.865 of the 600 that were written later."""
-    assert share(judged(row, row["summary"]).kind == "report" for row in ROWS) > 0.93
-    assert share(judged(row, row["summary"]).speaker is True for row in ROWS) > 0.88
+    assert share(judged(row, row["summary"]).kind == "report" for row in ROWS) > 0.95
+    assert share(judged(row, row["summary"]).speaker is True for row in ROWS) > 0.9
     assert share(judged(row, row["quoting_summary"]).kind == "quote" for row in ROWS) > 0.95
     assert share(judged(row, row["quoting_summary"]).speaker is False for row in ROWS) < 0.1
+
+
+def test_so_they_do_where_they_were_written_after_the_rules():
+    """In more varied words; measured 0.923, 0.865 and 0.997."""
+    assert len(LATER) == 600
+    assert share(judged(row, row["summary"]).kind == "report" for row in LATER) == pytest.approx(0.923, abs=0.01)
+    assert share(judged(row, row["summary"]).speaker is True for row in LATER) == pytest.approx(0.865, abs=0.01)
+    assert share(judged(row, row["quoting_summary"]).kind == "quote" for row in LATER) > 0.95
 
 
 def test_the_omitter_omits():
@@ -111,7 +123,7 @@ def test_the_parrot_quotes():
         rude = {conflict.by for conflict in row["conflicts"] if conflict.act != "mild"}
         said = [f"{name} says: {text}" for name, _, text in turns if name in rude]
         parrots += [judged(row, " ".join(said)).kind == "quote"] if said else []
-    assert share(parrots) > 0.83  # measured 0.856
+    assert share(parrots) > 0.93
 
 
 @pytest.mark.parametrize(
@@ -168,6 +180,6 @@ def test_likely_conflicts_find_most_of_the_annotated():
     """Who was rude: nearly always where the words are strong; polite dialogues seldom hold any."""
     found = [{conflict.by for conflict in likely_conflicts(row["dialogue"])} for row in ROWS]
     rude = [{conflict.by for conflict in row["conflicts"] if conflict.act != "mild"} for row in ROWS]
-    assert share(expected <= names for expected, names in zip(rude, found)) > 0.82  # measured 0.843
+    assert share(expected <= names for expected, names in zip(rude, found)) > 0.9
     polite = [json.loads(line) for line in embedded.dialogues("train").read_text(encoding="utf-8").splitlines()]
     assert share(bool(likely_conflicts(row["dialogue"])) for row in polite if not row["conflicts"]) < 0.1
