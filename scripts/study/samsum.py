@@ -1,10 +1,11 @@
-"""Cuts SAMSum's files into train, validation and a test split of rude dialogues that nothing else is made from.
+"""Cuts SAMSum's files into train, validation and test, the latter two with as many rude dialogues as polite ones.
 
     python scripts/study/samsum.py SAMSUM_FOLDER RUDE_IDS.json OUT
 
 SAMSUM_FOLDER holds samsum.train.jsonl.gz and samsum.val.jsonl.gz (CC BY-NC-ND 4.0: nothing of it may be kept with this
-project). RUDE_IDS.json says which training dialogues hold a strong word, and by which pattern. Half of the rude training
-dialogues that are of the usual length are the test split, chosen by their text, with as many polite ones.
+project). RUDE_IDS.json says which training dialogues hold a strong word, and by which pattern. Of the rude training
+dialogues of the usual length, half are the test split, chosen by their text, with as many polite ones; an eighth joins
+the rude ones of SAMSum's own validation split, which are too few to hold a floor by.
 """
 
 import argparse
@@ -49,14 +50,22 @@ def read(path: Path, pattern: str) -> list[dict]:
 
 def split_rows(train: list[dict], validation: list[dict]) -> tuple[list[dict], list[dict], list[dict]]:
     """Train, validation and test; a dialogue is in one of them."""
-    low, high = CHARACTERS
-    usual = sorted((row for row in train if low <= len(row["dialogue"]) <= high), key=_hash)
-    rude, polite = ([row for row in usual if (row["rudeness"] != "none") == kind] for kind in (True, False))
-    test = rude[: len(rude) // 2] + polite[: len(rude) // 2]
+    rude, polite = of_usual_length(train)
+    half, more = len(rude) // 2, len(rude) * 5 // 8
+    test = rude[:half] + polite[:half]
     taken = {row["dialogue"] for row in test}
-    validation = [row for row in validation if row["dialogue"] not in taken]
+    own_rude, own_polite = of_usual_length([row for row in validation if row["dialogue"] not in taken])
+    own_rude += rude[half:more]
+    validation = own_rude + own_polite[: len(own_rude)]
     taken |= {row["dialogue"] for row in validation}
     return [row for row in train if row["dialogue"] not in taken], validation, test
+
+
+def of_usual_length(rows: list[dict]) -> tuple[list[dict], list[dict]]:
+    """The rude and the polite ones, each in an order that their text decides."""
+    low, high = CHARACTERS
+    usual = sorted((row for row in rows if low <= len(row["dialogue"]) <= high), key=_hash)
+    return tuple([row for row in usual if (row["rudeness"] != "none") == kind] for kind in (True, False))
 
 
 def _hash(row: dict) -> str:
