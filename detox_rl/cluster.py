@@ -189,7 +189,8 @@ def connected(address: str) -> Iterator[Any]:
             f"There is no Ray cluster at {address!r} ({one_sentence(error)}): check --ray."
         ) from error
     try:
-        ray.data.DataContext.get_current().enable_progress_bars = False
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars, context.raise_original_map_exception = False, True
         yield ray
     except ray.exceptions.RayError as error:
         last = str(error).strip().splitlines()[-1]  # the others are a traceback
