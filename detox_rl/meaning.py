@@ -5,9 +5,9 @@ here knows `detox_rl.conflict`: what is rewarded must not be what is measured by
 """
 
 import functools
+import json
 import math
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ import torch
 from rouge_score.tokenizers import DefaultTokenizer
 from torch import Tensor
 
+from detox_rl import embedded
 from detox_rl.summaries import Examples, Summaries
 
 ROUGE_MEASURES = ("rouge1", "rouge2", "rougeL", "rougeLsum", "recall1", "recallL", "bleu")
@@ -153,57 +154,43 @@ class ConflictReported:
     """Agreement with the reference on whether anything hostile is reported: 1 - |p(summary) - p(reference)|, in [0, 1].
 
     p is the probability, by logistic regression on which content words a text has, that the text is the reference of a
-    dialogue that the data calls rude; learnt from the training references, without the names of the speakers. It does
-    not see who is hostile to whom, nor whether the rest is true: give it together with a term that does. Where the data
-    calls no dialogue rude, or all of them, it says so and is 1 for every summary, which leaves it out of the score.
+    rude dialogue; learnt from the references of the embedded training dialogues, whatever is trained on, since few data
+    say which of their dialogues hold a conflict. It knows English, and no names of speakers. It does not see who is
+    hostile to whom, nor whether the rest is true: give it together with a term that does.
     """
 
     weight: float = 1.0
     optimises: ClassVar = ()  # `detox_rl.conflict`, by which reports are counted, shares nothing with it
 
-    def __post_init__(self) -> None:
-        self.model: Any = None
-        self.learnt = False
-
-    def fit(self, examples: Examples) -> None:
-        """Learns how summaries of rude dialogues differ from those of polite ones, and warns where there is nothing to learn."""
-        from sklearn.feature_extraction.text import CountVectorizer  # takes a second, and most runs need none
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-
-        rude, self.learnt, self.model = sum(examples.rude), True, None
-        if not 0 < rude < len(examples.rude):
-            warnings.warn(
-                f"The data calls {rude} of {len(examples.rude)} training dialogues rude, so whether conflicts are reported "
-                "is not rewarded: name the column that says which dialogues are rude with data.rude_column.",
-                stacklevel=2,
-            )
-            return
-        words = CountVectorizer(analyzer=tuple, binary=True, min_df=0.004)  # rarer words say what a dialogue is about
-        self.model = make_pipeline(words, LogisticRegression(class_weight="balanced"))
-        self.model.fit(_without_names(examples.references, examples.dialogues), examples.rude)
-
     def __call__(self, summaries: Summaries) -> Tensor:
         """One value a summary. (batch,)"""
         summaries.require_references()
-        if self.learnt and self.model is None:
-            return torch.ones(len(summaries.texts))
         said = self.probability(summaries.texts, summaries.dialogues)
         return 1.0 - (said - self.probability(summaries.references, summaries.dialogues)).abs()
 
     def probability(self, texts: list[str], dialogues: list[str]) -> Tensor:
-        """That each of n texts reports something hostile. (n,)
-
-        Raises:
-            ValueError: Nothing has been learnt yet.
-        """
-        if self.model is None:
-            raise ValueError("it has seen no training split; call fit(examples) first.")
-        found = self.model.predict_proba(_without_names(texts, dialogues))[:, 1] if texts else []
+        """That each of n texts reports something hostile. (n,)"""
+        found = _hostile_words().predict_proba(_without_names(texts, dialogues))[:, 1] if texts else []
         return torch.tensor(found, dtype=torch.float32)
 
 
-def _without_names(texts: list[str], dialogues: list[str]) -> list[list[str]]:
+@functools.cache
+def _hostile_words() -> Any:
+    """How references of rude dialogues differ from those of polite ones."""
+    from sklearn.feature_extraction.text import CountVectorizer  # takes a second, and most runs need none
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    lines = embedded.dialogues("train").read_text(encoding="utf-8").splitlines()
+    dialogues, references, rudeness = zip(
+        *((row["dialogue"], row["summary"], row["rudeness"]) for row in map(json.loads, lines))
+    )
+    words = CountVectorizer(analyzer=tuple, binary=True, min_df=0.004)  # rarer words say what a dialogue is about
+    model = make_pipeline(words, LogisticRegression(class_weight="balanced"))
+    return model.fit(_without_names(references, dialogues), [kind != "none" for kind in rudeness])
+
+
+def _without_names(texts: Sequence[str], dialogues: Sequence[str]) -> list[list[str]]:
     """Content words of each text, without those of the speakers' names."""
     pairs = [(content_words(text), speaker_words(dialogue)) for text, dialogue in zip(texts, dialogues)]
     return [[word for word in words if word not in names] for words, names in pairs]

@@ -31,11 +31,6 @@ def batch_of(texts: list[str], reference: str = "Agnes insults Tariq.", dialogue
     return Summaries(texts, [dialogue] * len(texts), [reference] * len(texts), [True] * len(texts))
 
 
-def learnt(term):
-    term.fit(examples())
-    return term
-
-
 # -- words -----------------------------------------------------------------------------------------
 
 
@@ -83,7 +78,7 @@ def test_recall_by_hand():
     texts = ["Ann's bins", "The bin, the bin, the bin.", "insulting Tom", "it is so", "", "red green blue black Tom"]
     scores = term(batch_of(texts, reference))
     torch.testing.assert_close(scores, torch.tensor([0.5, 0.25, 0.5, 0.0, 0.0, 0.0]))
-    term.fit(Examples(["", ""], ["Tom insults.", "Tom sleeps."], [True, False]))
+    term.fit(Examples(["", ""], ["Tom insults.", "Tom sleeps."]))
     weights = {"tom": 1.0, "insult": math.log(3 / 2) + 1, "ann": math.log(3) + 1, "bin": math.log(3) + 1}
     expected = (weights["ann"] + weights["bin"]) / sum(weights.values())
     assert term(batch_of(["Ann's bins"], reference)).item() == pytest.approx(expected)
@@ -126,7 +121,7 @@ def test_reference_must_not_be_empty(term):
 
 @pytest.fixture(scope="module")
 def conflict_reported() -> ConflictReported:
-    return learnt(ConflictReported())
+    return ConflictReported()
 
 
 def auc(positive: torch.Tensor, negative: torch.Tensor) -> float:
@@ -174,34 +169,6 @@ def test_names_and_repetitions_are_not_looked_at(conflict_reported):
     assert waits[0] == waits[1] < 0.5 < swears
 
 
-def test_the_same_is_learnt_again(conflict_reported):
-    rows = embedded_rows("validation")[:20]
-    texts = [row["summary"] for row in rows]
-    assert torch.equal(
-        probabilities(learnt(ConflictReported()), texts, rows), probabilities(conflict_reported, texts, rows)
-    )
-
-
-def test_few_rude_dialogues_among_many_are_enough():
-    calm = [f"Tom sells Ann {thing}." for thing in "bread milk tea jam rice fish soup corn eggs".split()]
-    term = ConflictReported()
-    term.fit(Examples([BIN] * 10, [*calm, "Tom insults Ann."], [False] * 9 + [True]))
-    insults, sells = term.probability(["Tom insults Ann.", "Tom sells Ann soup."], [BIN] * 2)
-    assert sells < 0.5 < insults
-
-
-@pytest.mark.parametrize("rude", [False, True])
-def test_without_rude_or_polite_dialogues_it_says_nothing(rude):
-    term = ConflictReported()
-    with pytest.warns(
-        UserWarning, match=f"^The data calls {3 * rude} of 3 training dialogues rude, .* data.rude_column"
-    ):
-        term.fit(Examples([BIN] * 3, ["Agnes waits."] * 3, [rude] * 3))
-    assert term(batch_of(["Agnes waits.", "Agnes insults Tariq."])).tolist() == [1.0, 1.0]
-    with pytest.raises(ValueError, match=r"seen no training split; call fit\(examples\) first"):
-        ConflictReported()(batch_of(["Agnes waits."]))
-
-
 def test_what_is_rewarded_shares_nothing_with_what_is_measured_by():
     for name in ("meaning", "summaries", "rewards"):
         assert not {other for other in imported(f"detox_rl.{name}") if other.startswith("detox_rl.conflict")}
@@ -224,7 +191,8 @@ def rows() -> list[dict]:
 
 @pytest.fixture(scope="module")
 def terms(conflict_reported) -> dict:
-    recall = learnt(ContentRecall())
+    recall = ContentRecall()
+    recall.fit(examples())
     return {"content_recall": recall, "who_did_what": WhoDidWhat(), "conflict_reported": conflict_reported}
 
 
