@@ -89,7 +89,6 @@ def checked_shards(files: list[str], out: str) -> list[Shard]:
         ModuleNotFoundError: if Ray is not installed.
         ValueError: if something is no shard, or two of them would give the same file.
     """
-    load_ray()
     folder = Path(out).absolute()  # a worker stands in another folder
     if not folder.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {folder.parent} to make {folder.name} in: make it first.")
@@ -103,6 +102,7 @@ def checked_shards(files: list[str], out: str) -> list[Shard]:
         if source.parent.resolve() == folder.resolve():
             raise ValueError(f"{source} lies in the folder that summaries are written to: name another with --out.")
         shards[target] = source
+    load_ray()
     return [Shard(source, target) for target, source in shards.items()]
 
 

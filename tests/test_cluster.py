@@ -1,5 +1,6 @@
 """`summarize --ray`: a corpus of shards on a Ray cluster gives what the ordinary command gives of each of them."""
 
+import importlib.util
 import json
 import os
 import re
@@ -13,7 +14,8 @@ from doubles import VowelJudge, subprocess_environment
 
 from detox_rl import cluster, summarize
 
-ray = pytest.importorskip("ray", reason='ray is not installed (pip install ".[cluster]")')
+HAS_RAY = importlib.util.find_spec("ray") is not None
+needs_ray = pytest.mark.skipif(not HAS_RAY, reason='ray is not installed (pip install ".[cluster]")')
 NUMBERS = {"a": 5, "b": 260, "c": 3}  # rows of each shard; one has more than a window
 
 
@@ -87,6 +89,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.endswith("options.json")}
 
 
+@needs_ray
 def test_each_shard_is_what_the_ordinary_command_makes_of_it_and_what_is_there_is_left(
     corpus, options, address, tmp_path, capfd
 ):
@@ -112,6 +115,7 @@ def test_each_shard_is_what_the_ordinary_command_makes_of_it_and_what_is_there_i
     assert "model_fingerprint" in again and contents(out) == expected
 
 
+@needs_ray
 def test_a_worker_that_is_killed_costs_its_shard_alone(corpus, options, address, tmp_path):
     """And that one only the time: it is made anew by another, and nothing is there twice."""
     notes = tmp_path / "notes"
@@ -124,6 +128,7 @@ def test_a_worker_that_is_killed_costs_its_shard_alone(corpus, options, address,
     assert contents(out) == ordinary(corpus, args, tmp_path / "ordinary")
 
 
+@needs_ray
 def test_a_bad_shard_does_not_stop_the_others(corpus, options, address, tmp_path, capfd):
     (corpus / "b.jsonl").write_text('{"dialogue": "Tom: hello"}\n{"dialogue": null}\n')
     out = tmp_path / "out"
@@ -144,9 +149,12 @@ def test_a_worker_with_other_weights_is_refused():
         cluster.Worker(Model, "there", "dialogue", None)
 
 
+@needs_ray
 def test_local_starts_a_cluster_of_its_own_and_ends_it(corpus, options, tmp_path, monkeypatch):
     (corpus / "b.jsonl").unlink()
     args = [*options, "--judge", "doubles.VowelJudge"]
+    import ray
+
     start = ray.init
     small = {"num_cpus": 2, "object_store_memory": 80_000_000, "include_dashboard": False}
     monkeypatch.setattr(ray, "init", lambda address, **given: start(address, **given, **small))
@@ -201,6 +209,7 @@ def test_without_ray_the_extra_is_named(corpus, tmp_path, monkeypatch, capfd):
     assert 'pip install "detox_rl[cluster]"' in failure(summarize.main, command, capfd)[1]
 
 
+@needs_ray
 def test_a_folder_of_somebody_else_is_left_alone(corpus, options, tmp_path, capfd):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
@@ -208,6 +217,7 @@ def test_a_folder_of_somebody_else_is_left_alone(corpus, options, tmp_path, capf
     assert "out is there already, and no out.options.json beside it" in failure(summarize.main, command, capfd)[1]
 
 
+@needs_ray
 def test_an_address_without_a_cluster(corpus, options, tmp_path, capfd):
     command = [str(corpus), *options, "--ray", "nobody", "--out", str(tmp_path / "out")]
     assert "There is no Ray cluster at 'nobody'" in failure(summarize.main, command, capfd)[1]
