@@ -155,6 +155,8 @@ def test_local_starts_a_cluster_of_its_own_and_ends_it(corpus, options, tmp_path
     args = [*options, "--judge", "doubles.VowelJudge"]
     import ray
 
+    for name, value in subprocess_environment().items():  # where workers find the judge
+        monkeypatch.setenv(name, value)
     start = ray.init
     small = {"num_cpus": 2, "object_store_memory": 80_000_000, "include_dashboard": False}
     monkeypatch.setattr(ray, "init", lambda address, **given: start(address, **given, **small))
