@@ -15,7 +15,7 @@ class SFTCLI(DetoxCLI):
         """All dialogues, smaller batches."""
         super().add_arguments_to_parser(parser)
         parser.link_arguments("model.base_model", "data.tokenizer")
-        parser.set_defaults({"data.only_rude": False, "data.batch_size": 16})
+        parser.set_defaults({"data.polite_per_rude": None, "data.batch_size": 16})
 
 
 def main(args: ArgsType = None) -> None:

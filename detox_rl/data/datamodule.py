@@ -26,7 +26,7 @@ MOST = float("inf")
 BOUNDS = {
     **dict.fromkeys(("batch_size", "eval_batch_size", "train_limit", "validation_limit", "test_limit"), (1, MOST)),
     **dict.fromkeys(("max_prompt_tokens", "max_target_tokens"), (2, MOST)),
-    **dict.fromkeys(("seed", "min_characters", "max_characters"), (0, MOST)),
+    **dict.fromkeys(("seed", "min_characters", "max_characters", "polite_per_rude"), (0, MOST)),
 }
 
 
@@ -60,8 +60,9 @@ class DialogueDataModule(L.LightningDataModule):
         min_characters: of a dialogue.
         max_characters: of a dialogue.
         train_ids: a text file with one id a line; only these are trained on.
-        only_rude: train on the dialogues that the data calls rude and no others, since there is nothing to detoxify in
-            polite ones; unset: if it calls any rude.
+        polite_per_rude: how many polite training dialogues are used for each that the data calls rude, chosen by `seed`;
+            unset: all. Without any, a policy learns to report insults where there are none; with too many it seldom
+            sees one. Where the data calls no dialogue rude, all are used.
         train_limit: train on this many dialogues, chosen by `seed`.
         validation_limit: validate on this many dialogues, chosen by their text; null for all.
         test_limit: as validation_limit.
@@ -91,7 +92,7 @@ class DialogueDataModule(L.LightningDataModule):
         min_characters: int = 200,
         max_characters: int = 1000,
         train_ids: str | None = None,
-        only_rude: bool | None = None,
+        polite_per_rude: float | None = 1.0,
         train_limit: int | None = None,
         validation_limit: int | None = 200,
         test_limit: int | None = None,
@@ -179,15 +180,12 @@ class DialogueDataModule(L.LightningDataModule):
     def _select(self, split: str) -> "_Selection":
         """The texts of a split that are used."""
         options, selection = self.hparams, self._usable(split)
-        if split == "train" and options.only_rude is not False:
-            rude = any(text.rude for text in selection.texts)
-            if options.only_rude and selection.texts and not rude:
-                raise ValueError(
-                    "The training data calls no dialogue rude: name the column that does with data.rude_column, or set "
-                    "data.only_rude to false to train on all of them."
-                )
-            if rude:
-                selection.keep("not rude, data.only_rude false for all", lambda text: text.rude)
+        if split == "train" and options.polite_per_rude is not None and any(text.rude for text in selection.texts):
+            rude = np.array([text.rude for text in selection.texts])
+            ranked = np.random.default_rng(options.seed).permutation(len(rude))
+            rude_first = ranked[np.argsort(~rude[ranked], kind="stable")]
+            count = round((1 + options.polite_per_rude) * rude.sum())
+            selection.limit("polite beyond data.polite_per_rude, null for all", count, rude_first)
         if split == "train" and options.train_limit is not None:
             ranked = np.random.default_rng(options.seed).permutation(len(selection.texts))
             selection.limit("beyond data.train_limit", options.train_limit, ranked)
