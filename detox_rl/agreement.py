@@ -70,16 +70,17 @@ def pair_accuracy(margins: Tensor) -> Agreement:
 
 
 def rank_correlation(scores: Tensor, ratings: list[float]) -> Agreement:
-    """Spearman's, 0 where all scores are equal, with the interval of Bonett and Wright (2000).
+    """Spearman's, 0 where all scores or all ratings are equal, with the interval of Bonett and Wright (2000).
 
     That is tanh(artanh(r) +- z_0.975 * sqrt((1 + r^2 / 2) / (n - 3))); three ratings or fewer say nothing: [-1, 1].
 
     Args:
         scores: (n,)
-        ratings: n numbers that are not all equal.
+        ratings: n numbers.
     """
     n = len(ratings)
-    r = float(spearmanr(scores.numpy(), ratings).statistic) if scores.unique().numel() > 1 else 0.0
+    varied = scores.unique().numel() > 1 and len({*ratings}) > 1
+    r = float(spearmanr(scores.numpy(), ratings).statistic) if varied else 0.0
     if n <= 3:
         return Agreement("rank_correlation", r, -1.0, 1.0, n)
     if abs(r) >= 1.0 - 1e-12:  # artanh is infinite there

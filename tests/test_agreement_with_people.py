@@ -53,3 +53,4 @@ def test_ranks_at_the_edges(scores, expected):
     found = rank_correlation(torch.tensor(scores), [float(number) for number in range(len(scores))])
     assert found.value == pytest.approx(expected[0]) and -1.0 <= found.low <= found.value <= found.high <= 1.0
     assert expected[1] is None or found.low == pytest.approx(expected[1])
+    assert rank_correlation(torch.tensor(scores), [3.0] * len(scores)).value == 0.0

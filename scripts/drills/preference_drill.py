@@ -103,10 +103,10 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with contextlib.chdir(folder):
             learnt = learn(judgements(shuffled), options.epochs)
-            held_out = json.loads((learnt / "metrics.json").read_text(encoding="utf-8"))
+            found = json.loads((learnt / "metrics.json").read_text(encoding="utf-8"))
             table = steer(learnt / "reward_model", options.steps)
-        accuracy = "{value:.3f} [{low:.3f}, {high:.3f}], n = {n}".format(**held_out)
-        report += [f"{name}: held-out pairs ranked alike {accuracy}; PPO, {options.steps} iterations:", *changes(table)]
+        accuracy = "{value:.3f} [{low:.3f}, {high:.3f}], n = {n}".format(**found)
+        report += [f"{name}: test pairs ranked alike {accuracy}; PPO, {options.steps} iterations:", *changes(table)]
     print("\n".join(report))
 
 
