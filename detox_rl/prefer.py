@@ -1,4 +1,11 @@
-"""Learns what people prefer, for a reward: `python -m detox_rl.prefer --data.file judgements.jsonl`."""
+"""Trains a reward model on what people prefer, pairs or ratings, for the reward term `detox_rl.rewards.Preference`.
+
+Examples:
+  python -m detox_rl.prefer --data.file scripts/example/preferences.jsonl
+  python -m detox_rl.prefer --data.file judgements.csv --model.backbone google-bert/bert-base-uncased --trainer.max_epochs 5
+
+The options of this project come first (model, data), those of Lightning's trainer and its checkpoints last.
+"""
 
 import json
 from pathlib import Path
@@ -47,7 +54,7 @@ def main(args: ArgsType = None) -> None:
     """Parses Lightning CLI flags, trains, measures on dialogues kept for that, and writes the reward model."""
     with one_sentence_errors():
         defaults = PREFER_OPTIONS | {"callbacks": []}
-        cli = DetoxCLI(PreferenceModule, PREFER_MONITOR, defaults, PreferenceDataModule, args=args)
+        cli = DetoxCLI("prefer", __doc__, PreferenceModule, PREFER_MONITOR, defaults, PreferenceDataModule, args=args)
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.config.ckpt_path)
         if not cli.trainer.fast_dev_run:
             print(export(cli))

@@ -94,9 +94,11 @@ def changes(table: list[dict]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=20, help="iterations of PPO")
-    parser.add_argument("--epochs", type=int, default=3, help="of the reward model")
-    parser.add_argument("--folder", type=Path, default=Path("preference_drill"), help="where the runs are kept")
+    parser.add_argument("--steps", type=int, default=20, help="iterations of PPO (default: 20)")
+    parser.add_argument("--epochs", type=int, default=3, help="of the reward model (default: 3)")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("preference_drill"), help="where the runs are kept (default: %(default)s)"
+    )
     options, report = parser.parse_args(), []
     for name, shuffled in (("people who prefer neutral summaries", False), ("people who toss a coin", True)):
         folder = options.folder / ("shuffled" if shuffled else "planted")
