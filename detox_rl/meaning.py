@@ -5,18 +5,19 @@ here knows `detox_rl.conflict`: what is rewarded must not be what is measured by
 """
 
 import functools
+import json
 import math
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from rouge_score.tokenizers import DefaultTokenizer
 from torch import Tensor
 
+from detox_rl import embedded
 from detox_rl.summaries import Examples, Summaries
 
 ROUGE_MEASURES = ("rouge1", "rouge2", "rougeL", "rougeLsum", "recall1", "recallL", "bleu")
@@ -150,60 +151,48 @@ class WhoDidWhat:
 
 @dataclass
 class ConflictReported:
-    """Agreement with the reference on whether anything hostile is reported: 1 - |p(summary) - p(reference)|, in [0, 1].
+    """Agreement with the reference on how often anything hostile is reported, in [0, 1].
 
-    p is the probability, by logistic regression on which content words a text has, that the text is the reference of a
-    dialogue that the data calls rude; learnt from the training references, without the names of the speakers. It does
-    not see who is hostile to whom, nor whether the rest is true: give it together with a term that does. Where the data
-    calls no dialogue rude, or all of them, it says so and is 1 for every summary, which leaves it out of the score.
+    min(n, m) / max(n, m) of the n hostile words in the summary and the m in the reference; 1 if neither has any. Which words
+    are hostile, logistic regression learns from the references of the embedded training dialogues, whatever is trained
+    on, since few data say which of their dialogues hold a conflict: those that make the odds of a rude dialogue three
+    times as high. It knows English, and no names of speakers. It does not see who is hostile to whom, nor
+    whether the rest is true: give it together with a term that does.
     """
 
     weight: float = 1.0
     optimises: ClassVar = ()  # `detox_rl.conflict`, by which reports are counted, shares nothing with it
 
-    def __post_init__(self) -> None:
-        self.model: Any = None
-        self.learnt = False
-
-    def fit(self, examples: Examples) -> None:
-        """Learns how summaries of rude dialogues differ from those of polite ones, and warns where there is nothing to learn."""
-        from sklearn.feature_extraction.text import CountVectorizer  # takes a second, and most runs need none
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-
-        rude, self.learnt, self.model = sum(examples.rude), True, None
-        if not 0 < rude < len(examples.rude):
-            warnings.warn(
-                f"The data calls {rude} of {len(examples.rude)} training dialogues rude, so whether conflicts are reported "
-                "is not rewarded: name the column that says which dialogues are rude with data.rude_column.",
-                stacklevel=2,
-            )
-            return
-        words = CountVectorizer(analyzer=tuple, binary=True, min_df=0.004)  # rarer words say what a dialogue is about
-        self.model = make_pipeline(words, LogisticRegression(class_weight="balanced"))
-        self.model.fit(_without_names(examples.references, examples.dialogues), examples.rude)
-
     def __call__(self, summaries: Summaries) -> Tensor:
         """One value a summary. (batch,)"""
         summaries.require_references()
-        if self.learnt and self.model is None:
-            return torch.ones(len(summaries.texts))
-        said = self.probability(summaries.texts, summaries.dialogues)
-        return 1.0 - (said - self.probability(summaries.references, summaries.dialogues)).abs()
+        said = self.counts(summaries.texts, summaries.dialogues)
+        wanted = self.counts(summaries.references, summaries.dialogues)
+        most = torch.maximum(said, wanted)
+        return torch.where(most > 0, torch.minimum(said, wanted) / most, 1.0)
 
-    def probability(self, texts: list[str], dialogues: list[str]) -> Tensor:
-        """That each of n texts reports something hostile. (n,)
-
-        Raises:
-            ValueError: Nothing has been learnt yet.
-        """
-        if self.model is None:
-            raise ValueError("it has seen no training split; call fit(examples) first.")
-        found = self.model.predict_proba(_without_names(texts, dialogues))[:, 1] if texts else []
-        return torch.tensor(found, dtype=torch.float32)
+    def counts(self, texts: list[str], dialogues: list[str]) -> Tensor:
+        """Hostile words of each of n texts. (n,)"""
+        rows = _without_names(texts, dialogues)
+        return torch.tensor([sum(word in hostile_words() for word in words) for words in rows], dtype=torch.float32)
 
 
-def _without_names(texts: list[str], dialogues: list[str]) -> list[list[str]]:
+@functools.cache
+def hostile_words() -> frozenset[str]:
+    """Stems that tell the embedded references of rude dialogues from those of polite ones."""
+    from sklearn.feature_extraction.text import CountVectorizer  # takes a second, and most runs need none
+    from sklearn.linear_model import LogisticRegression
+
+    rows = [json.loads(line) for line in embedded.dialogues("train").read_text(encoding="utf-8").splitlines()]
+    texts = _without_names([row["summary"] for row in rows], [row["dialogue"] for row in rows])
+    counter = CountVectorizer(analyzer=tuple, binary=True, min_df=0.004)  # rarer words say what a dialogue is about
+    seen = counter.fit_transform(texts)
+    model = LogisticRegression(class_weight="balanced").fit(seen, [row["rudeness"] != "none" for row in rows])
+    log_odds = zip(counter.get_feature_names_out(), model.coef_[0])
+    return frozenset(word for word, added in log_odds if added > math.log(3.0))
+
+
+def _without_names(texts: Sequence[str], dialogues: Sequence[str]) -> list[list[str]]:
     """Content words of each text, without those of the speakers' names."""
     pairs = [(content_words(text), speaker_words(dialogue)) for text, dialogue in zip(texts, dialogues)]
     return [[word for word in words if word not in names] for words, names in pairs]

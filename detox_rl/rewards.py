@@ -261,7 +261,7 @@ def fit_terms(terms: list[RewardTerm], data: DialogueDataModule | None) -> None:
             "DialogueDataModule and no loaders, or leave out this term."
         )
     texts = data.training_texts()
-    examples = Examples(*([getattr(text, name) for text in texts] for name in ("dialogue", "reference", "rude")))
+    examples = Examples([text.dialogue for text in texts], [text.reference for text in texts])
     for name, term in learning.items():
         try:
             term.fit(examples)

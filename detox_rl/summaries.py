@@ -34,9 +34,7 @@ class Examples(NamedTuple):
     Attributes:
         dialogues: rude and polite ones.
         references: their human summaries.
-        rude: whether the data calls them rude.
     """
 
     dialogues: list[str]
     references: list[str]
-    rude: list[bool]

@@ -16,7 +16,7 @@ from detox_rl import evaluate, fit
 from detox_rl.classifiers import named
 from detox_rl.functional.scores import comoments, inverse_std
 from detox_rl.report.files import REPORT
-from detox_rl.rewards import ConflictReported, ContentRecall, Examples, NonToxicity, Summaries, term_values
+from detox_rl.rewards import ContentRecall, Examples, NonToxicity, Summaries, term_values
 
 VOWELS = '[{"class_path": "doubles.VowelJudge"}]'
 
@@ -264,17 +264,15 @@ def test_terms_that_learn_score_here_as_they_did_in_training(tmp_path, monkeypat
     """They learn from rude and polite dialogues, though only rude ones are trained on, whatever is evaluated."""
     monkeypatch.chdir(tmp_path)
     files = write_rows(tmp_path, rude=dict(train=8, validation=2, test=1), polite=dict(train=6, validation=2, test=1))
-    learning = [{"class_path": f"detox_rl.rewards.{name}"} for name in ("ConflictReported", "ContentRecall")]
+    learning = [{"class_path": "detox_rl.rewards.ContentRecall"}]
     options = dict(model__rewards=[REWARDS[0], *learning], data__only_rude=True, trainer__max_steps=1)
     fit.main(fit_flags(tiny_t5, tiny_adapter, files, **options))
     run = tmp_path / "lightning_logs" / "version_0"
     evaluated(run, tmp_path / "out", "--judges", VOWELS, "--data", json.dumps({"test_file": files["validation"]}))
     training = [json.loads(line) for line in Path(files["train"]).read_text().splitlines()]
-    examples = Examples(*([row[name] for row in training] for name in ("dialogue", "summary")),
-                        [row["rudeness"] != "none" for row in training])  # fmt: skip
-    terms = [NonToxicity(VowelJudge()), ConflictReported(), ContentRecall()]
-    for term in terms[1:]:
-        term.fit(examples)
+    recall = ContentRecall()
+    recall.fit(Examples([row["dialogue"] for row in training], [row["summary"] for row in training]))
+    terms = [NonToxicity(VowelJudge()), recall]
     references = {row["dialogue"]: row["summary"] for row in embedded_rows("validation")}
 
     def values(rows: list[dict], when: str) -> torch.Tensor:

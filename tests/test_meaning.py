@@ -31,11 +31,6 @@ def batch_of(texts: list[str], reference: str = "Agnes insults Tariq.", dialogue
     return Summaries(texts, [dialogue] * len(texts), [reference] * len(texts), [True] * len(texts))
 
 
-def learnt(term):
-    term.fit(examples())
-    return term
-
-
 # -- words -----------------------------------------------------------------------------------------
 
 
@@ -83,7 +78,7 @@ def test_recall_by_hand():
     texts = ["Ann's bins", "The bin, the bin, the bin.", "insulting Tom", "it is so", "", "red green blue black Tom"]
     scores = term(batch_of(texts, reference))
     torch.testing.assert_close(scores, torch.tensor([0.5, 0.25, 0.5, 0.0, 0.0, 0.0]))
-    term.fit(Examples(["", ""], ["Tom insults.", "Tom sleeps."], [True, False]))
+    term.fit(Examples(["", ""], ["Tom insults.", "Tom sleeps."]))
     weights = {"tom": 1.0, "insult": math.log(3 / 2) + 1, "ann": math.log(3) + 1, "bin": math.log(3) + 1}
     expected = (weights["ann"] + weights["bin"]) / sum(weights.values())
     assert term(batch_of(["Ann's bins"], reference)).item() == pytest.approx(expected)
@@ -121,85 +116,41 @@ def test_reference_must_not_be_empty(term):
         term(batch_of(["a", "b"], " "))
 
 
-# -- the model of ConflictReported -----------------------------------------------------------------
+# -- ConflictReported ------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def conflict_reported() -> ConflictReported:
-    return learnt(ConflictReported())
+    return ConflictReported()
 
 
-def auc(positive: torch.Tensor, negative: torch.Tensor) -> float:
-    """How often a positive lies above a negative; half where they are equal."""
-    difference = positive.unsqueeze(1) - negative
-    return float(((difference > 0).float() + 0.5 * (difference == 0)).mean())
+def test_conflict_reported_by_hand(conflict_reported):
+    texts = ["Agnes swears at Tariq.", "He swears and insults.", "swears, swears, insults, mocks", "Agnes waits.", ""]
+    torch.testing.assert_close(conflict_reported(batch_of(texts)), torch.tensor([1.0, 1 / 2, 1 / 4, 0.0, 0.0]))
+    calm = conflict_reported(batch_of(texts, "Agnes waits."))
+    torch.testing.assert_close(calm, torch.tensor([0.0, 0.0, 0.0, 1.0, 1.0]))
+    named = BIN.replace("Agnes", "Rude").replace("Tariq", "Swears")
+    assert conflict_reported.counts(["Rude insults Swears."] * 2, [named, BIN]).tolist() == [1.0, 3.0]
+    assert conflict_reported(Summaries([], [], [], [])).shape == (0,)
 
 
-def probabilities(term: ConflictReported, texts: list[str], rows: list[dict]) -> torch.Tensor:
-    return term.probability(texts, [row["dialogue"] for row in rows])
-
-
-def test_it_tells_reports_from_omissions_on_dialogues_it_has_not_learnt(conflict_reported):
-    """200 validation rows; measured 0.96 for rude against polite, 0.89 for references against themselves cut."""
+def test_its_words_hold_on_dialogues_they_were_not_learnt_from(conflict_reported):
+    """Validation: measured 0.90 of the rude references, 0.05 of the polite ones, and 0.22 where the conflict is cut out."""
     rude, polite = ([row for row in embedded_rows("validation") if is_rude(row) == kind] for kind in (True, False))
-    reported, calm = (
-        probabilities(conflict_reported, [row["summary"] for row in rows], rows) for rows in (rude, polite)
-    )
+    said = lambda texts, rows: (conflict_reported.counts(texts, [row["dialogue"] for row in rows]) > 0).float().mean()
     omitted = [without_conflict(row) for row in rude]
     assert len(rude) == len(polite) == 100 and None not in omitted
-    cut = probabilities(conflict_reported, omitted, rude)
-    assert auc(reported, calm) > 0.94
-    assert auc(reported, cut) > 0.86 and (reported > cut).float().mean() > 0.78
-    agreement = conflict_reported(summaries(omitted, rude))
-    assert agreement.mean() < 0.6  # measured 0.55, of references themselves 1
+    assert said([row["summary"] for row in rude], rude) > 0.87
+    assert said([row["summary"] for row in polite], polite) < 0.08
+    assert conflict_reported(summaries(omitted, rude)).mean() < 0.25  # of references themselves 1
 
 
 def test_quotations_do_not_beat_reports(conflict_reported):
-    """Rude validation rows: measured 0.81 for honest summaries, 0.50 for those that quote."""
+    """Rude validation rows: measured 0.64 for honest summaries, 0.14 for those that quote."""
     rude = [row for row in embedded_rows("validation") if is_rude(row)]
-    quoting, honestly = [row["quoting_summary"] for row in rude], [honest(row) for row in rude]
-    assert (
-        conflict_reported(summaries(quoting, rude)).mean() < conflict_reported(summaries(honestly, rude)).mean() - 0.2
-    )
-    reported = probabilities(conflict_reported, [row["summary"] for row in rude], rude)
-    assert auc(reported, probabilities(conflict_reported, quoting, rude)) > 0.9  # measured 0.93
-
-
-def test_names_and_repetitions_are_not_looked_at(conflict_reported):
-    one, other = BIN, BIN.replace("Agnes", "Rude").replace("Tariq", "Swears")
-    texts = ["Agnes swears at Tariq.", "Agnes swears, swears and swears at Tariq.", "Agnes insults Tariq."]
-    swears, again, insults = conflict_reported.probability(texts, [one] * 3)
-    assert swears == again != insults
-    waits = conflict_reported.probability(["Agnes waits for Tariq.", "Rude waits for Swears."], [one, other])
-    assert waits[0] == waits[1] < 0.5 < swears
-
-
-def test_the_same_is_learnt_again(conflict_reported):
-    rows = embedded_rows("validation")[:20]
-    texts = [row["summary"] for row in rows]
-    assert torch.equal(
-        probabilities(learnt(ConflictReported()), texts, rows), probabilities(conflict_reported, texts, rows)
-    )
-
-
-def test_few_rude_dialogues_among_many_are_enough():
-    calm = [f"Tom sells Ann {thing}." for thing in "bread milk tea jam rice fish soup corn eggs".split()]
-    term = ConflictReported()
-    term.fit(Examples([BIN] * 10, [*calm, "Tom insults Ann."], [False] * 9 + [True]))
-    insults, sells = term.probability(["Tom insults Ann.", "Tom sells Ann soup."], [BIN] * 2)
-    assert sells < 0.5 < insults
-
-
-@pytest.mark.parametrize("rude", [False, True])
-def test_without_rude_or_polite_dialogues_it_says_nothing(rude):
-    term = ConflictReported()
-    with pytest.warns(
-        UserWarning, match=f"^The data calls {3 * rude} of 3 training dialogues rude, .* data.rude_column"
-    ):
-        term.fit(Examples([BIN] * 3, ["Agnes waits."] * 3, [rude] * 3))
-    assert term(batch_of(["Agnes waits.", "Agnes insults Tariq."])).tolist() == [1.0, 1.0]
-    with pytest.raises(ValueError, match=r"seen no training split; call fit\(examples\) first"):
-        ConflictReported()(batch_of(["Agnes waits."]))
+    quoting, honestly = ([text(row) for row in rude] for text in (lambda row: row["quoting_summary"], honest))
+    mean = lambda texts: conflict_reported(summaries(texts, rude)).mean()
+    assert mean(quoting) < mean(honestly) - 0.45
 
 
 def test_what_is_rewarded_shares_nothing_with_what_is_measured_by():
@@ -211,7 +162,7 @@ def test_what_is_rewarded_shares_nothing_with_what_is_measured_by():
 
 SWAPPED = "honest, two people swapped"
 # How far the honest summaries lie above every cheat, on average over the training references that name two speakers.
-MARGINS = {"content_recall": 0.18, "who_did_what": 0.28, "conflict_reported": 0.18}
+MARGINS = {"content_recall": 0.18, "who_did_what": 0.28, "conflict_reported": 0.25}
 BLIND = {"content_recall": {SWAPPED}, "who_did_what": set(), "conflict_reported": {SWAPPED}}
 
 
@@ -224,13 +175,14 @@ def rows() -> list[dict]:
 
 @pytest.fixture(scope="module")
 def terms(conflict_reported) -> dict:
-    recall = learnt(ContentRecall())
+    recall = ContentRecall()
+    recall.fit(examples())
     return {"content_recall": recall, "who_did_what": WhoDidWhat(), "conflict_reported": conflict_reported}
 
 
 @pytest.fixture(scope="module")
 def of_the_honest(terms, rows) -> dict[str, float]:
-    """Measured: recall 0.70, who did what 0.48, conflict reported 0.87."""
+    """Measured: recall 0.70, who did what 0.48, conflict reported 0.81."""
     return {name: term(summaries(list(map(honest, rows)), rows)).mean().item() for name, term in terms.items()}
 
 

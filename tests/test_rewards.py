@@ -150,7 +150,7 @@ def test_copying_by_hand():
 
 
 def learnt(term: Callable) -> Callable:
-    term.fit(Examples(["Tom: go"] * 4, ["Tom insults Ann.", "Tom waits."] * 2, [True, False] * 2))
+    term.fit(Examples(["Tom: go"] * 2, ["Tom insults Ann.", "Tom waits."]))
     return term
 
 
@@ -167,7 +167,7 @@ TERMS = [
     (ContentRecall(), 0.0, 1.0),
     (learnt(ContentRecall()), 0.0, 1.0),
     (WhoDidWhat(), 0.0, 1.0),
-    (learnt(ConflictReported()), 0.0, 1.0),
+    (ConflictReported(), 0.0, 1.0),
     (DialogueOverlap(), 0.0, 1.0),
 ]
 
@@ -204,14 +204,14 @@ class Pupil(MissingEOS):
 def test_terms_that_learn_are_shown_the_training_split():
     pupil, recall = Pupil(), ContentRecall()
     fit_terms([MissingEOS(), pupil, recall], TrainingSplit())
-    assert pupil.seen == Examples(["Tom: You fool!", "Tom: Hello"], ["Tom insults Ann.", "Tom waits."], [True, False])
+    assert pupil.seen == Examples(["Tom: You fool!", "Tom: Hello"], ["Tom insults Ann.", "Tom waits."])
     assert recall.rarity.n == 2
     fit_terms([RougeL(), WhoDidWhat()], None)  # no term learns, and nothing is read
 
 
 def test_a_term_that_cannot_learn_is_named():
-    with pytest.raises(ValueError, match="^The reward term conflict_reported learns from the training split: give"):
-        fit_terms([MissingEOS(), ConflictReported()], None)
+    with pytest.raises(ValueError, match="^The reward term content_recall learns from the training split: give"):
+        fit_terms([MissingEOS(), ContentRecall()], None)
 
     class Broken(MissingEOS):
         def fit(self, examples: Examples) -> None:

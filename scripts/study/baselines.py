@@ -67,8 +67,7 @@ def draw(summarizer: Summarizer, rows: list[dict], decoding: Decoding) -> list[l
 def best_samples(samples: list[list[Candidate]], rows: list[dict], training: list[dict]) -> list[str]:
     """The sample of each row with the best score, as PPO would score them; terms learn from all training rows."""
     rewards, values = default_rewards(), []
-    columns = [[row[name] for row in training] for name in ("dialogue", "summary", "rudeness")]
-    examples = Examples(*columns[:2], [rudeness != "none" for rudeness in columns[2]])
+    examples = Examples([row["dialogue"] for row in training], [row["summary"] for row in training])
     for term in rewards:
         if hasattr(term, "fit"):
             term.fit(examples)
