@@ -46,24 +46,24 @@ class DialogueDataModule(L.LightningDataModule):
         train_file: a json, jsonl, csv or parquet file, also gzipped. If any file is given, files replace `dataset`.
         validation_file: as train_file.
         test_file: as train_file.
-        dialogue_column: where the dialogue stands.
-        summary_column: where its human summary stands.
-        further_summary_columns: where more summaries stand, for `detox_rl.sft` alone: each that a training row has is one
+        dialogue_column: column of the dialogue.
+        summary_column: column of its human summary.
+        further_summary_columns: columns of more summaries, for `detox_rl.sft` alone: each that a training row has is one
             more target. They are never a reference.
-        id_column: where the row's id stands; by default "id" where there is one, else rows are numbered from 0.
-        rude_column: where the data says whether a dialogue is rude (anything but none, false, 0 or nothing); by default
+        id_column: column of the row's id; by default "id" where there is one, else rows are numbered from 0.
+        rude_column: column that says whether a dialogue is rude (anything but none, false, 0 or nothing); by default
             "rudeness" where there is one, else nothing is called rude. `detox_rl.evaluate` looks at the rude ones.
         tokenizer: folder or hub id of the base model, whose tokenizer is used.
         prompt_template: what the model reads, with {dialogue} where the dialogue goes.
         max_prompt_tokens: longer prompts lose the end of the dialogue, never of the template.
         max_target_tokens: longer targets are cut, for training on them; the EOS stays.
-        min_characters: of a dialogue.
-        max_characters: of a dialogue.
+        min_characters: of a dialogue; a shorter one is left out.
+        max_characters: of a dialogue; a longer one is left out.
         train_ids: a text file with one id a line; only these are trained on.
         polite_per_rude: how many polite training dialogues are used for each that the data calls rude, chosen by `seed`;
             unset: all. Without any, a policy learns to report insults where there are none; with too many it seldom
             sees one. Where the data calls no dialogue rude, all are used.
-        train_limit: train on this many dialogues, chosen by `seed`.
+        train_limit: train on this many dialogues, chosen by `seed`; null for all.
         validation_limit: validate on this many dialogues, chosen by their text; null for all.
         test_limit: as validation_limit.
         validation_share: share of the training dialogues held out where there is no validation split; their text
