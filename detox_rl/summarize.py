@@ -4,16 +4,17 @@ Examples:
   python -m detox_rl.summarize chat.txt
   python -m detox_rl.summarize --model lightning_logs/version_0 --max_toxicity 0.5 --out summaries.jsonl chats.csv
   python -m detox_rl.summarize --dialogue "Tom: You left the bin open." --best_of 8
+  python -m detox_rl.summarize --ray auto --out summaries corpus
 """
 
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from functools import partial
 from hashlib import sha256
-from itertools import chain, islice, tee
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jsonargparse import ArgumentParser
 from lightning.pytorch.cli import ArgsType
@@ -21,58 +22,13 @@ from tqdm import tqdm
 
 from detox_rl.classifiers import Detoxify
 from detox_rl.cli import HelpFormatter, one_sentence_errors
+from detox_rl.cluster import checked_shards, summarize_shards
 from detox_rl.data.reading import STANDARD_INPUT, Dialogue, dialogues_in, one_dialogue
 from detox_rl.embedded import EMBEDDED
 from detox_rl.errors import check_bounds
-from detox_rl.summarizer import WINDOW, Summarizer, Summary
+from detox_rl.rows import Limit, Row, summarized
+from detox_rl.summarizer import Summarizer
 from detox_rl.writing import appending, resume
-
-
-class Limit(NamedTuple):
-    """What becomes of a summary that a judge finds too toxic.
-
-    Attributes:
-        toxicity: the highest that passes.
-        flag_only: whether it is kept with a mark, not withheld.
-    """
-
-    toxicity: float
-    flag_only: bool
-
-    @property
-    def mark(self) -> str:
-        """What such a summary is called."""
-        return "flagged" if self.flag_only else "withheld"
-
-    def is_exceeded_by(self, summary: Summary) -> bool:
-        """Whether a summary that has been judged is too toxic."""
-        return not summary.toxicity <= self.toxicity
-
-
-class Row(NamedTuple):
-    """What is written of one dialogue: its number among all, from 0, what it is, and its summary."""
-
-    number: int
-    dialogue: Dialogue
-    summary: Summary
-
-    def as_text(self, limit: Limit | None) -> str:
-        """The summary on one line, which is empty where it is withheld."""
-        if limit is not None and limit.is_exceeded_by(self.summary):
-            return ""
-        return " ".join(self.summary.text.splitlines())
-
-    def as_json(self, limit: Limit | None) -> str:
-        """One line of json. A row without an id has its number."""
-        name = self.number if self.dialogue.id in (None, "") else self.dialogue.id
-        fields = {"id": name, "summary": self.summary.text, "parts": self.summary.parts}
-        if self.summary.toxicity is not None:
-            fields["toxicity"] = self.summary.toxicity
-        if limit is not None:
-            fields[limit.mark] = limit.is_exceeded_by(self.summary)
-            if fields.get("withheld"):
-                fields["summary"] = None
-        return json.dumps(fields, ensure_ascii=False, default=str)
 
 
 def summarize(
@@ -91,6 +47,7 @@ def summarize(
     max_toxicity: float | None = None,
     flag_only: bool = False,
     batch_size: int = 32,
+    ray: str | None = None,
     asked: dict[str, Any] | None = None,
 ) -> None:
     """Writes one summary a dialogue, in their order, as soon as some hundred are there.
@@ -116,6 +73,9 @@ def summarize(
         max_toxicity: a summary that the judge gives more is withheld: an empty line, or null with "withheld": true.
         flag_only: keeps a summary above max_toxicity, with "flagged": true (.jsonl only).
         batch_size: dialogues decoded at a time.
+        ray: address of a Ray cluster (auto: the one of this machine), or local, which starts one here: each file of rows,
+            or of a folder of them, becomes a .jsonl file in the folder `out`, made by one of the cluster's workers. Those
+            that are there are left, if they were made with the same options.
         asked: all options as they were given, by which a file is known that may be gone on with.
 
     Raises:
@@ -124,18 +84,25 @@ def summarize(
             other options.
     """
     check_bounds(locals(), "", {"max_toxicity": (0.0, 1.0)})
-    target, limit = checked_target(out), checked_limit(max_toxicity, flag_only, out)
+    limit = checked_limit(max_toxicity, flag_only, ray is not None or str(out).endswith(".jsonl"))
+    options = {name: value for name, value in (asked or {}).items() if name not in ("out", "batch_size", "ray")}
+    judge = Detoxify() if judge is None and limit is not None else judge
+    load = partial(
+        Summarizer, model, base_model, max_new_tokens, None, num_beams, temperature, seed, best_of, judge, batch_size
+    )
+    if ray is not None:
+        shards = checked_shards(*checked_corpus(files, dialogue, out))
+        made = summarize_shards(ray, shards, load, dialogue_column, limit, options)
+        say_what_was_done(made.summaries, 0, made.above, limit)
+        return
+    target = checked_target(out)
     sources: list[Iterable[Dialogue]] = [dialogues_in(file, dialogue_column) for file in checked_files(files, dialogue)]
     sources += [[Dialogue(None, one_dialogue(text, "A --dialogue"))] for text in dialogue or ()]
     total = sum(1 for source in sources for _ in source)  # a look at every row before any work is done
-    judge = Detoxify() if judge is None and limit is not None else judge
-    summarizer = Summarizer(
-        model, base_model, max_new_tokens, None, num_beams, temperature, seed, best_of, judge, batch_size
-    )
+    summarizer = load()
     done = 0
     if target is not None:
         texts = [said for source in sources if isinstance(source, list) for said in source]
-        options = {name: value for name, value in (asked or {}).items() if name not in ("out", "batch_size")}
         options["texts"] = sha256(repr(texts).encode()).hexdigest()
         done = resume(target, options | {"model_fingerprint": summarizer.fingerprint()})
         if done > total:
@@ -156,18 +123,6 @@ def summarize(
     say_what_was_done(total, done, above, limit)
 
 
-def summarized(summarizer: Summarizer, sources: list[Iterable[Dialogue]], done: int) -> Iterator[Row]:
-    """All rows but those that are done.
-
-    Whole windows are made again, so that the same dialogues share a batch as without an interruption.
-    """
-    start = done // WINDOW * WINDOW
-    dialogues, again = tee(islice(chain.from_iterable(sources), start, None))
-    summaries = summarizer.stream(said.text for said in again)
-    rows = (Row(number, *pair) for number, pair in enumerate(zip(dialogues, summaries), start))
-    return islice(rows, done - start, None)
-
-
 def checked_files(files: list[str], dialogue: list[str] | None) -> list[str]:
     """The files that are read.
 
@@ -181,6 +136,21 @@ def checked_files(files: list[str], dialogue: list[str] | None) -> list[str]:
             "There is nothing to summarise: name files, give --dialogue, or pipe a text into this command."
         )
     return [STANDARD_INPUT]
+
+
+def checked_corpus(files: list[str], dialogue: list[str] | None, out: str | None) -> tuple[list[str], str]:
+    """The files and folders that a cluster reads, and the folder it writes.
+
+    Raises:
+        ValueError: if one is missing, or there is something that only this process could read.
+    """
+    if dialogue or not files or STANDARD_INPUT in files:
+        raise ValueError(
+            "With --ray, name files of rows or folders of them: --dialogue and standard input are for one machine."
+        )
+    if out is None:
+        raise ValueError("With --ray, name the folder of the summaries with --out.")
+    return files, out
 
 
 def checked_target(out: str | None) -> Path | None:
@@ -200,13 +170,13 @@ def checked_target(out: str | None) -> Path | None:
     return target
 
 
-def checked_limit(max_toxicity: float | None, flag_only: bool, out: str | None) -> Limit | None:
+def checked_limit(max_toxicity: float | None, flag_only: bool, as_json: bool) -> Limit | None:
     """The limit, if there is one.
 
     Raises:
         ValueError: if there is nothing to flag, or nowhere to put a flag.
     """
-    if flag_only and (max_toxicity is None or not str(out).endswith(".jsonl")):
+    if flag_only and (max_toxicity is None or not as_json):
         raise ValueError("flag_only marks rows above max_toxicity: set that, and name a .jsonl file as out.")
     return None if max_toxicity is None else Limit(max_toxicity, flag_only)
 

@@ -1,4 +1,4 @@
-"""A file that grows by whole lines, and is gone on with where a run that was stopped has left it."""
+"""Files and folders that are gone on with where a run that was stopped has left them."""
 
 import json
 import os
@@ -24,15 +24,32 @@ def resume(out: Path, options: dict[str, Any]) -> int:
     Raises:
         ValueError: if the file was made with other options, or by somebody else; then it is left as it is.
     """
-    beside = out.with_name(f"{out.name}.options.json")
-    if not out.exists() or out.stat().st_size == 0:
-        _write_whole(beside, json.dumps(options, indent=2, ensure_ascii=False) + "\n")
+    fresh = not out.exists() or out.stat().st_size == 0
+    note(out, options, fresh)
+    if fresh:
         return 0
-    _check_same(out, _read_options(beside), json.loads(json.dumps(options)))
     with out.open("r+b") as file:
         lines, end = _whole_lines(file)
         file.truncate(end)
     return lines
+
+
+def note(out: Path, options: dict[str, Any], fresh: bool) -> None:
+    """Notes how a file or a folder is made or, where something is there already, sees that it was made so.
+
+    Args:
+        out: the file or folder.
+        options: as of `resume`.
+        fresh: whether nothing is there yet.
+
+    Raises:
+        ValueError: if it was made with other options, or by somebody else.
+    """
+    beside = out.with_name(f"{out.name}.options.json")
+    if fresh:
+        write_whole(beside, json.dumps(options, indent=2, ensure_ascii=False) + "\n")
+    else:
+        _check_same(out, _read_options(beside), json.loads(json.dumps(options)))
 
 
 @contextmanager
@@ -43,6 +60,13 @@ def appending(out: Path | None) -> Iterator[TextIO]:
         return
     with out.open("a", encoding="utf-8", newline="\n") as file:
         yield file
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes beside the name and renames, so that no half file ever bears it."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
 
 
 def _read_options(beside: Path) -> dict[str, Any] | None:
@@ -57,13 +81,13 @@ def _check_same(out: Path, before: dict[str, Any] | None, now: dict[str, Any]) -
     if before is None:
         raise ValueError(
             f"{out} is there already, and no {out.name}.options.json beside it says how it was made: remove it, or name "
-            "another file."
+            "another."
         )
     absent = object()
     changed = [name for name in {**before, **now} if before.get(name, absent) != now.get(name, absent)]
     if changed:
         told = ", ".join(f"{name} {json.dumps(before.get(name))} (now {json.dumps(now.get(name))})" for name in changed)
-        raise ValueError(f"{out} was made with {told}: go on with the same, remove it, or name another file.")
+        raise ValueError(f"{out} was made with {told}: go on with the same, remove it, or name another.")
 
 
 def _whole_lines(file: Any) -> tuple[int, int]:
@@ -74,10 +98,3 @@ def _whole_lines(file: Any) -> tuple[int, int]:
             lines, end = lines + count, position + block.rindex(b"\n") + 1
         position += len(block)
     return lines, end
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Writes beside the name and renames, so that no half file ever bears it."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

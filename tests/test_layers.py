@@ -12,8 +12,8 @@ errors text writing conflict.record conflict.tokens < embedded < conflict.lexico
 conflict.clauses conflict.quotes < conflict.report < model.linear model.recipe < model.vocabulary model.t5
 model.adapters < model.policy model.translator < model.step_decoder model.merged rollout < model.sampling <
 data.prompts data.sources data.batching < engines data.reading data.datamodule < classifiers summaries data.preferences <
-meaning preference agreement < rewards < floors < score < metrics < summarizer < training validation < checkpoints <
-ppo_module sft_module preference_module < report.wording report.statistics report.measures report.curves
+meaning preference agreement < rewards < floors < score < metrics < summarizer < rows training validation <
+cluster checkpoints < ppo_module sft_module preference_module < report.wording report.statistics report.measures report.curves
 report.provenance report.charts < report.judges report.dialogues report.systems report.tables report.picture <
 report.runs report.card report.values report.before_after report.page < report.figures report.files app.together
 app.limits app.feedback app.page < app.web < guard callbacks self_check < trainers < cli < exporting < verifying <
@@ -25,7 +25,7 @@ FILES = {".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts): file 
 PACKAGES = {name for name in FILES if name.endswith(".__init__")}  # the topmost one loads parts when asked for them
 ONLY = {
     "peft": "detox_rl.model.adapters", "detoxify": "detox_rl.classifiers", "ctranslate2": "detox_rl.model.translator",
-    "fastapi": "detox_rl.app.web",
+    "fastapi": "detox_rl.app.web", "ray": "detox_rl.cluster",
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import pytest
 from commands import failure
 from doubles import VowelJudge, subprocess_environment
 
+from detox_rl import rows as written_rows
 from detox_rl import summarize, summarizer
 from detox_rl.data.prompts import Prompt
 from detox_rl.engines import Candidate
@@ -201,7 +202,7 @@ def loaded(options, tiny_t5, tiny_adapter, monkeypatch):
     """Loads the model once for many calls, and has windows of four rows."""
     own = Summarizer(tiny_adapter, tiny_t5, 8, judge=VowelJudge(), batch_size=3)
     monkeypatch.setattr(summarize, "Summarizer", lambda *args: own)
-    for module in (summarize, summarizer):
+    for module in (written_rows, summarizer):
         monkeypatch.setattr(module, "WINDOW", 4)
     return own
 
@@ -269,11 +270,11 @@ def test_more_lines_than_dialogues_are_no_beginning(rows, options, tmp_path, cap
 # -- the shell -------------------------------------------------------------------------------------
 
 
-def test_help_has_a_sentence_three_examples_and_all_options(capsys):
+def test_help_has_a_sentence_four_examples_and_all_options(capsys):
     with pytest.raises(SystemExit) as stop:
         summarize.main(["--help"])
     said = capsys.readouterr().out
-    assert stop.value.code == 0 and said.count("  python -m detox_rl.summarize") == 3
+    assert stop.value.code == 0 and said.count("  python -m detox_rl.summarize") == 4
     assert "Summarises dialogues from files, standard input or the command line." in said
     for option in ("--dialogue ", "--model", "--out", "--best_of", "--max_toxicity", "default: 32", "least toxic by"):
         assert option in said, option

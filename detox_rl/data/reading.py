@@ -47,7 +47,7 @@ def dialogues_in(file: str, column: str) -> Iterable[Dialogue]:
     if file == STANDARD_INPUT:
         return [Dialogue(None, one_dialogue(sys.stdin.read(), "Standard input"))]
     path = Path(file)
-    kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    kind = uncompressed(path).suffix
     if kind in READERS:
         return Table(path, READERS[kind], column)
     if kind not in ("", ".txt"):
@@ -57,6 +57,11 @@ def dialogues_in(file: str, column: str) -> Iterable[Dialogue]:
             return [Dialogue(None, one_dialogue(content.read().decode("utf-8-sig"), file))]
         except UNREADABLE as error:
             raise _unreadable(path, error) from error
+
+
+def uncompressed(path: Path) -> Path:
+    """The name of a file without its .gz, whose suffix says what it is."""
+    return path.with_suffix("") if path.suffix == ".gz" else path
 
 
 def one_dialogue(text: str, place: str) -> str:
