@@ -5,7 +5,7 @@ import math
 from collections import defaultdict
 from typing import NamedTuple
 
-from scipy.stats import binomtest, norm, spearmanr
+from scipy.stats import norm, spearmanr
 from torch import Tensor
 
 from detox_rl.data.datamodule import level
@@ -57,29 +57,33 @@ def pairs_of_ratings(judged: Ratings) -> tuple[list[int], list[int]]:
 
 
 def pair_accuracy(margins: Tensor) -> Agreement:
-    """Share of pairs that are ranked as people did, a tie being wrong, with Wilson's interval (1927).
+    """Share of pairs that are ranked as people did, a tie counting half, with Wilson's interval (1927).
 
-    The interval takes the pairs for independent; of several pairs of one dialogue it is too narrow.
+    So scores that know nothing are at 0.5 on average, also where they are all equal. The interval takes the pairs for
+    independent; of several pairs of one dialogue it is too narrow.
 
     Args:
         margins: score of the preferred summary minus that of the other. (pairs,)
     """
-    test = binomtest(int((margins > 0).sum()), len(margins))
-    interval = test.proportion_ci(LEVEL, method="wilson")
-    return Agreement("pair_accuracy", float(test.statistic), float(interval.low), float(interval.high), len(margins))
+    n, z = len(margins), float(norm.ppf(0.5 + LEVEL / 2))
+    share = float(((margins.sign() + 1.0) / 2.0).double().mean())
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return Agreement("pair_accuracy", share, max(0.0, centre - half), min(1.0, centre + half), n)
 
 
 def rank_correlation(scores: Tensor, ratings: list[float]) -> Agreement:
-    """Spearman's, 0 where all scores are equal, with the interval of Bonett and Wright (2000).
+    """Spearman's, 0 where all scores or all ratings are equal, with the interval of Bonett and Wright (2000).
 
     That is tanh(artanh(r) +- z_0.975 * sqrt((1 + r^2 / 2) / (n - 3))); three ratings or fewer say nothing: [-1, 1].
 
     Args:
         scores: (n,)
-        ratings: n numbers that are not all equal.
+        ratings: n numbers.
     """
     n = len(ratings)
-    r = float(spearmanr(scores.numpy(), ratings).statistic) if scores.unique().numel() > 1 else 0.0
+    varied = scores.unique().numel() > 1 and len({*ratings}) > 1
+    r = float(spearmanr(scores.numpy(), ratings).statistic) if varied else 0.0
     if n <= 3:
         return Agreement("rank_correlation", r, -1.0, 1.0, n)
     if abs(r) >= 1.0 - 1e-12:  # artanh is infinite there

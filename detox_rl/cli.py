@@ -44,6 +44,8 @@ class DetoxCLI(LightningCLI):
     """Lightning's CLI with `--ckpt_path` and `--checkpoint.*`, and with one seed for model and data.
 
     Args:
+        command: its name.
+        description: for `--help`: what the command does, and examples.
         model_class: what is trained.
         monitor: the metric that the best checkpoint has least of.
         trainer_defaults: beyond those of `trainers.shared_options`.
@@ -53,6 +55,8 @@ class DetoxCLI(LightningCLI):
 
     def __init__(
         self,
+        command: str,
+        description: str | None,
         model_class: type[L.LightningModule],
         monitor: str,
         trainer_defaults: dict[str, Any],
@@ -68,7 +72,13 @@ class DetoxCLI(LightningCLI):
             auto_configure_optimizers=False,
             seed_everything_default=0,
             save_config_kwargs={"config_filename": "config.yaml"},
-            parser_kwargs={"exit_on_error": False},  # `one_sentence_errors` says it in fewer lines
+            parser_kwargs={
+                "prog": f"python -m detox_rl.{command}",
+                "usage": "%(prog)s [--config FILE.yaml] [--GROUP.OPTION VALUE] ...",  # all of them would fill a screen
+                "description": description,
+                "formatter_class": HelpFormatter,
+                "exit_on_error": False,  # `one_sentence_errors` says it in fewer lines
+            },
             trainer_defaults={
                 **shared_options(),
                 "plugins": [{"class_path": "detox_rl.checkpoints.AtomicCheckpointIO"}],

@@ -7,6 +7,7 @@ summariser before it is fine-tuned. `base_model` converts it once into a folder 
 `python -m detox_rl.embedded` prints that folder.
 """
 
+import argparse
 import hashlib
 import json
 import os
@@ -225,5 +226,11 @@ def _write_json(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-if __name__ == "__main__":
+def main(args: list[str] | None = None) -> None:
+    """Prints the folder of the embedded base model, for tools that want a path; the first call converts it."""
+    argparse.ArgumentParser(prog="python -m detox_rl.embedded", description=main.__doc__).parse_args(args)
     print(base_model())
+
+
+if __name__ == "__main__":
+    main()

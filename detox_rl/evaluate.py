@@ -1,7 +1,12 @@
-"""Evidence of what a run has done: `python -m detox_rl.evaluate RUN`.
+"""Compares a run's trained policy with its warm start and the human summaries, on held-out dialogues.
 
-Any number of systems summarise the same held-out dialogues, any number of judges and measures say what became of them,
-and each system is compared with a baseline, dialogue by dialogue.
+Examples:
+  python -m detox_rl.evaluate lightning_logs/version_0
+  python -m detox_rl.evaluate lightning_logs/version_0 --split validation --limit 50 --out quick
+  python -m detox_rl.evaluate lightning_logs/version_0 --systems.other lightning_logs/version_1 --out compared
+
+Any number of systems summarise the same dialogues, any number of judges and measures say what became of them, and each
+system is compared with a baseline, dialogue by dialogue: tables on the screen, report.json, report.md, report.html.
 
 A run folder is code: evaluating it builds whatever class_path its config names, and a Detoxify checkpoint and
 alt-profanity-check are pickles. Evaluate only runs that you trust.
@@ -21,7 +26,7 @@ from lightning.pytorch.cli import ArgsType
 from tqdm import tqdm
 
 from detox_rl.classifiers import Classifier, Entailment, check_classifier, named
-from detox_rl.cli import one_sentence_errors
+from detox_rl.cli import HelpFormatter, one_sentence_errors
 from detox_rl.report import figures, provenance, values
 from detox_rl.report.curves import curves
 from detox_rl.report.dialogues import dialogue_table, is_annotated, read_data, run_data
@@ -263,8 +268,11 @@ def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 def main(args: ArgsType = None) -> None:
     """The command line of `evaluate`."""
     with one_sentence_errors():
-        parser = ArgumentParser(prog="python -m detox_rl.evaluate", description=__doc__, exit_on_error=False)
-        parser.add_argument("run", nargs="?", type=str | None, default=None, help="Folder of a run of detox_rl.fit.")
+        parser = ArgumentParser(
+            prog="python -m detox_rl.evaluate", description=__doc__, exit_on_error=False, formatter_class=HelpFormatter
+        )
+        run = "Folder of a run of detox_rl.fit; without one, name what is compared with --systems."
+        parser.add_argument("run", nargs="?", type=str | None, default=None, help=run)
         parser.add_function_arguments(evaluate, skip={"run"})
         evaluate(**parser.instantiate(parser.parse_args(args)))  # type: ignore[arg-type]
 

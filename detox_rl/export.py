@@ -14,7 +14,7 @@ from detox_rl.verifying import check_faithful, compare, table
 
 DESCRIPTION = """Writes trained weights as a PEFT adapter, a whole T5 or for CTranslate2, and checks that they say the same.
 
-examples:
+Examples:
   python -m detox_rl.export lightning_logs/version_0 --to merged --out summariser
   python -m detox_rl.export lightning_logs/version_0/checkpoints/last.ckpt --to adapter --out adapter
   python -m detox_rl.export lightning_logs/version_0 --to ctranslate2 --dtype int8 --out fast"""
@@ -33,7 +33,7 @@ def export(
         source: folder of a run, a .ckpt file of one, or folder or hub id of an adapter.
         to: adapter (plain PEFT, on the untouched base), merged (a whole T5 for transformers) or ctranslate2.
         out: folder to write; it must not exist.
-        dtype: of the weights; bfloat16 for merged and ctranslate2, int8 for ctranslate2.
+        dtype: of the weights: float32 for all three, bfloat16 for merged and ctranslate2, int8 for ctranslate2.
         verify: load what was written afresh, and compare it with the source on embedded validation dialogues.
 
     Raises:

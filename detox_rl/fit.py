@@ -1,4 +1,14 @@
-"""Detoxifies a summariser with PPO: `python -m detox_rl.fit`."""
+"""Fine-tunes a summariser with PPO so that its summaries carry no toxic language, and exports the best adapter.
+
+Examples:
+  python -m detox_rl.fit                              # on the embedded model and dialogues
+  python -m detox_rl.fit --config configs/smoke.yaml --model.lr 3e-4
+  python -m detox_rl.fit --data.train_file chats.jsonl --data.dialogue_column chat --trainer.max_steps 100
+  python -m detox_rl.fit --ckpt_path last             # goes on with the newest run
+  python -m detox_rl.fit --print_config               # all options, as a config to start from
+
+The options of this project come first (model, data, guard, self_check), those of Lightning's trainer and its checkpoints last.
+"""
 
 from dataclasses import asdict
 from typing import Any
@@ -36,7 +46,7 @@ def main(args: ArgsType = None) -> None:
     """Parses Lightning CLI flags, trains, exports the best adapter and says where everything is."""
     with one_sentence_errors():
         defaults = PPO_OPTIONS | {"callbacks": ppo_callbacks()}
-        cli = FitCLI(PPOModule, monitor=PPO_MONITOR, trainer_defaults=defaults, args=args)
+        cli = FitCLI("fit", __doc__, PPOModule, monitor=PPO_MONITOR, trainer_defaults=defaults, args=args)
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.config.ckpt_path)
         # On all ranks: rank 0 tells the others where the folder is.
         lines = closing_lines(cli, ("toxicity", "toxicity_rude", "rougeL", "length_ratio"))

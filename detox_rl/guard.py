@@ -21,9 +21,9 @@ class CollapseGuard(Callback):
         min_distinct2: share of different bigrams among those of a batch.
         min_entropy: of the policy, in nats per token.
         min_length_ratio: mean of words(summary) / words(reference).
-        max_length_ratio: of the same.
+        max_length_ratio: as min_length_ratio.
         max_kl: to the reference, in nats per summary.
-        patience: iterations.
+        patience: iterations in a row that a bound must be broken in.
         roll_back: go back to the weights of the best checkpoint with half the learning rates, instead of stopping.
     """
 

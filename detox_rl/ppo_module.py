@@ -101,7 +101,7 @@ class PPOModule(L.LightningModule):
         kl_coef: weight of the KL penalty, in units of standardised score per nat.
         kl_target: nats per summary which the adaptive controller aims at; unset: kl_coef stays fixed.
         kl_horizon: iterations over which the controller corrects.
-        target_kl: mean k3 to the sampling policy, in nats per token, above which an iteration's
+        target_kl: mean KL to the sampling policy (k3), in nats per token, above which an iteration's
             remaining minibatches are left out; unset: never.
         gamma: discount per token.
         lam: lambda of GAE.

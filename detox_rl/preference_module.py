@@ -86,12 +86,20 @@ class PreferenceModule(L.LightningModule):
         return loss
 
     def validation_step(self, judged: Pairs | Ratings, batch_idx: int) -> None:
-        """Loss and agreement on all that is held out, which is one batch."""
+        """Loss and agreement on all of the validation, which is one batch."""
+        self._measure("val", judged)
+
+    def test_step(self, judged: Pairs | Ratings, batch_idx: int) -> None:
+        """The same on all of the test, whose agreement is kept."""
+        self.agreement = self._measure("test", judged)
+
+    def _measure(self, split: str, judged: Pairs | Ratings) -> Agreement:
         scores = self.reward_model.score(*judged.inputs())
-        self.agreement = agreement(judged, scores)
+        found = agreement(judged, scores)
         options: dict[str, Any] = {"prog_bar": True, "batch_size": len(judged.dialogues)}
-        self.log("val/loss", preference_loss(judged, scores), **options)
-        self.log(f"val/{self.agreement.measure}", self.agreement.value, **options)
+        self.log(f"{split}/loss", preference_loss(judged, scores), **options)
+        self.log(f"{split}/{found.measure}", found.value, **options)
+        return found
 
     def configure_optimizers(self) -> Any:
         """AdamW on the whole model."""

@@ -1,9 +1,8 @@
-"""A page to try a model, and a small API.
+"""Serves a page to try a model beside its warm start, and a small API.
 
-Examples::
-
+Examples:
   python -m detox_rl.serve --model lightning_logs/version_0
-  curl http://127.0.0.1:8000/summarize --json '{"dialogue": "Tom: You left the bin open."}'
+  curl http://127.0.0.1:8000/summarize --json '{"dialogues": ["Tom: You left the bin open."]}'
 """
 
 import socket
@@ -42,7 +41,7 @@ def serve(
         host: address to listen at; 0.0.0.0 lets in whoever reaches this machine, and there is no password.
         port: to listen at; 0 for any that is free.
         feedback: a jsonl file to which is added which summary people find better; null shows no buttons.
-        max_characters: of a dialogue.
+        max_characters: of a dialogue; a longer one is refused.
         requests_per_minute: of a client, by its address; null for no limit.
 
     Raises:

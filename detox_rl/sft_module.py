@@ -34,7 +34,7 @@ class SFTModule(L.LightningModule):
 
     Args:
         base_model: folder or hub id of a FLAN-T5, or `embedded`.
-        warm_start: folder or hub id of an adapter to go on from, or `embedded`.
+        warm_start: folder or hub id of an adapter to go on from, or `embedded`; unset: none.
         lora_rank: rank of the adapter that is trained, on top of the warm start.
         lora_alpha: its scale (2 * rank if unset).
         lora_targets: linear layers it sits on (q and v if unset).

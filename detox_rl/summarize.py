@@ -1,7 +1,6 @@
 """Summarises dialogues from files, standard input or the command line.
 
-Examples::
-
+Examples:
   python -m detox_rl.summarize chat.txt
   python -m detox_rl.summarize --model lightning_logs/version_0 --max_toxicity 0.5 --out summaries.jsonl chats.csv
   python -m detox_rl.summarize --dialogue "Tom: You left the bin open." --best_of 8
@@ -59,7 +58,7 @@ def summarize(
         model: folder of a run; folder or hub id of a PEFT adapter, or of a whole T5; folder of an exported CTranslate2 model;
             embedded for the embedded adapter; null for the bare base model.
         base_model: of an adapter: folder, hub id or embedded; unset: as its recipe.json says.
-        dialogue_column: where the dialogue stands in a file of rows.
+        dialogue_column: column of the dialogue in a file of rows.
         out: a .txt file, one summary a line, or a .jsonl file: id (or number of the row, from 0), summary, parts (in how
             many a dialogue was read that is longer than the model's window) and, with a judge, toxicity; unset: text to
             standard output. A file that is there is gone on with, if it was made with the same options.
@@ -72,7 +71,7 @@ def summarize(
         judge: a classifier of detox_rl.classifiers, or your own, by class_path, which scores what is written; unset: the
             embedded one, where best_of or max_toxicity needs it.
         max_toxicity: a summary that the judge gives more is withheld: an empty line, or null with "withheld": true.
-        flag_only: keeps it with "flagged": true (.jsonl only).
+        flag_only: keeps a summary above max_toxicity, with "flagged": true (.jsonl only).
         batch_size: dialogues decoded at a time.
         ray: address of a Ray cluster (auto: the one of this machine), or local, which starts one here: each file of rows,
             or of a folder of them, becomes a .jsonl file in the folder `out`, made by one of the cluster's workers. Those
@@ -209,8 +208,8 @@ def main(args: ArgsType = None) -> None:
         parser = ArgumentParser(
             prog="python -m detox_rl.summarize", description=__doc__, exit_on_error=False, formatter_class=HelpFormatter
         )
-        kinds = "A .txt file is one dialogue; .json, .jsonl, .csv and .parquet have one a row; or any of them .gz."
-        parser.add_argument("files", nargs="*", help=f"{kinds} - or none: one dialogue on standard input.")
+        kinds = "A .txt file is one dialogue; .json, .jsonl, .csv and .parquet have one a row; all of them also as .gz"
+        parser.add_argument("files", nargs="*", default=[], help=f"{kinds}; - or no file: one from standard input.")
         parser.add_argument("--dialogue", action="append", help="A dialogue itself; may be repeated.")
         parser.add_function_arguments(summarize, skip={"files", "dialogue", "asked"})
         options = parser.parse_args(args)  # type: ignore[arg-type]

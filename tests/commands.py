@@ -36,7 +36,7 @@ def fit_flags(base: str, warm_start: str | None, files: dict[str, str], **option
     """Two PPO iterations of four dialogues, a cheap reward."""
     defaults = dict(
         model__base_model=base, model__warm_start=warm_start, model__rewards=REWARDS, model__max_new_tokens=12,
-        model__minibatch_size=2, data__batch_size=4, data__only_rude=False, trainer__max_steps=2,
+        model__minibatch_size=2, data__batch_size=4, data__polite_per_rude=None, trainer__max_steps=2,
         trainer__val_check_interval=1, trainer__accelerator="cpu", trainer__precision="32-true",
     )  # fmt: skip
     return data_flags(files) + QUIET + flags(**(defaults | options))

@@ -260,7 +260,7 @@ BAD: dict[str, tuple[Callable[[Place], tuple[Callable, list[str]]], str]] = {
     "ids of other data": (
         lambda p: p.fit(data__train_ids=p.file("ids.txt", "x\ny\n")), "No row of the train split is left",
     ),
-    "nothing rude": (lambda p: p.fit(data__only_rude=True), "only_rude"),
+    "fewer than no polite dialogues": (lambda p: p.fit(data__polite_per_rude=-1), "data.polite_per_rude must be at least 0"),
     "no hub dataset": (
         lambda p: p.fit(data__dataset="nobody/nothing", **{f"data__{split}_file": None for split in p.data}),
         "'nobody/nothing' is neither",

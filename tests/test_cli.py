@@ -2,6 +2,7 @@
 
 import argparse
 import ctypes
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from commands import failure
 
-from detox_rl import sft
+from detox_rl import evaluate, export, fit, prefer, serve, sft, summarize
 from detox_rl.cli import one_sentence_errors
 from detox_rl.trainers import default_precision, reuse_freed_memory
 
@@ -71,6 +72,22 @@ def test_debugging_lets_the_error_through(monkeypatch):
     monkeypatch.setenv("DETOX_RL_DEBUG", "1")
     with pytest.raises(ZeroDivisionError), one_sentence_errors():
         raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    "command", [evaluate, export, fit, prefer, serve, sft, summarize], ids=lambda own: own.__name__
+)
+def test_help_says_what_a_command_does_by_examples_whose_options_it_has(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command.main(["--help"])
+    said = capsys.readouterr().out
+    usage, sentence, examples, _ = said.split("\n\n", 3)
+    assert stop.value.code == 0 and usage.startswith(f"usage: python -m {command.__name__} ")
+    assert sentence.endswith(".") and "\n" not in sentence and examples.startswith("Examples:\n  python -m ")
+    options = re.findall(r"^  .*?(--[\w.]+)", said.replace(examples, ""), re.MULTILINE)
+    commands = " ".join(line for line in examples.splitlines() if "python -m" in line)
+    for name in re.findall(r"--[\w.]+", commands):
+        assert name in options or name.rpartition(".")[0] in options, name  # --systems.NAME is of --systems
 
 
 def test_a_config_of_fit_is_refused_by_sft_with_what_to_do(tmp_path, monkeypatch, capfd):

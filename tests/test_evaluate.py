@@ -265,7 +265,7 @@ def test_terms_that_learn_score_here_as_they_did_in_training(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     files = write_rows(tmp_path, rude=dict(train=8, validation=2, test=1), polite=dict(train=6, validation=2, test=1))
     learning = [{"class_path": "detox_rl.rewards.ContentRecall"}]
-    options = dict(model__rewards=[REWARDS[0], *learning], data__only_rude=True, trainer__max_steps=1)
+    options = dict(model__rewards=[REWARDS[0], *learning], data__polite_per_rude=0, trainer__max_steps=1)
     fit.main(fit_flags(tiny_t5, tiny_adapter, files, **options))
     run = tmp_path / "lightning_logs" / "version_0"
     evaluated(run, tmp_path / "out", "--judges", VOWELS, "--data", json.dumps({"test_file": files["validation"]}))

@@ -1,15 +1,13 @@
 """The page to try a model in a real browser: it works without a script, on a phone, and by keyboard."""
 
 import json
-import shutil
 from threading import Thread
 
 import pytest
 
 pytest.importorskip("fastapi", reason="FastAPI is not installed: pip install 'detox_rl[app,dev]'")
-pytest.importorskip("selenium", reason="selenium is not installed: pip install 'detox_rl[dev]'")
 import uvicorn
-from selenium import webdriver
+from browser import chromium, contents, find, needs_browser, show
 from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -20,12 +18,7 @@ from detox_rl.app.web import Model, Site, application
 from detox_rl.serve import address, bound
 from detox_rl.summarizer import Summary
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (BROWSER and DRIVER),
-    reason="no Chromium with its driver is installed: apt-get install chromium chromium-driver",
-)
+pytestmark = needs_browser
 
 DIALOGUE = "Tom: You left the bin open, you idiot.\nAnna: “Sorry” & <b>goodbye</b>."
 NASTY = "</textarea><img src=x onerror='window.broken=1'><script>window.broken=1</script>\"'>"
@@ -61,17 +54,8 @@ def place(site) -> str:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    profile = tmp_path_factory.mktemp("profile")
-    # Containers run as root and have a small /dev/shm.
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.add_argument(f"--user-data-dir={profile}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
+    with chromium(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
 
 
 @pytest.fixture
@@ -80,16 +64,6 @@ def page(browser, place):
     show(browser, place, 1280)
     yield browser
     assert browser.get_log("browser") == []
-
-
-def show(browser, place: str, width: int) -> None:
-    metrics = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    browser.get(place)
-
-
-def find(page, selector: str) -> list:
-    return page.find_elements(By.CSS_SELECTOR, selector)
 
 
 def press(page, element) -> None:
@@ -104,10 +78,6 @@ def press(page, element) -> None:
 def summarise(page, dialogue: str) -> None:
     page.execute_script("document.querySelector('textarea').value = arguments[0]", dialogue)
     press(page, find(page, "button.main")[0])
-
-
-def contents(page, selector: str) -> list[str]:
-    return page.execute_script("return [...document.querySelectorAll(arguments[0])].map(e => e.textContent)", selector)
 
 
 def test_from_a_dialogue_to_a_choice(page, place, site):

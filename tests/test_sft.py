@@ -134,7 +134,7 @@ def test_further_targets_are_trained_on(tiny_t5, tmp_path, monkeypatch):
     monkeypatch.setattr(datamodule, "rank_zero_info", told.append)
     limits = dict(data__train_limit=20, data__validation_limit=4, data__further_summary_columns=["quoting_summary"])
     sft.main(sft_flags(tiny_t5, {}, **limits))
-    data = DialogueDataModule(tokenizer=tiny_t5, only_rude=False, train_limit=20)
+    data = DialogueDataModule(tokenizer=tiny_t5, polite_per_rude=None, train_limit=20)
     data.setup("fit")
     rude = sum(row.rude for row in data.rows["train"])
     assert rude > 0 and re.search(rf"^train: 20 of 1230 rows used .* {rude} further targets\. Cut", told[0])

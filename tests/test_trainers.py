@@ -12,7 +12,7 @@ from doubles import VowelJudge
 from detox_rl import DialogueDataModule, PPOModule, SFTModule, fit, ppo_trainer, sft, sft_trainer
 from detox_rl.rewards import LengthBand, NonToxicity
 
-DATA = dict(min_characters=1, max_characters=3000, batch_size=4, only_rude=False)
+DATA = dict(min_characters=1, max_characters=3000, batch_size=4, polite_per_rude=None)
 TRAINER = dict(
     max_steps=2, val_check_interval=1, accelerator="cpu", precision="32-true", enable_progress_bar=False,
     enable_model_summary=False,

@@ -26,7 +26,7 @@ MOST = float("inf")
 BOUNDS = {
     **dict.fromkeys(("batch_size", "eval_batch_size", "train_limit", "validation_limit", "test_limit"), (1, MOST)),
     **dict.fromkeys(("max_prompt_tokens", "max_target_tokens"), (2, MOST)),
-    **dict.fromkeys(("seed", "min_characters", "max_characters"), (0, MOST)),
+    **dict.fromkeys(("seed", "min_characters", "max_characters", "polite_per_rude"), (0, MOST)),
 }
 
 
@@ -46,23 +46,24 @@ class DialogueDataModule(L.LightningDataModule):
         train_file: a json, jsonl, csv or parquet file, also gzipped. If any file is given, files replace `dataset`.
         validation_file: as train_file.
         test_file: as train_file.
-        dialogue_column: where the dialogue stands.
-        summary_column: where its human summary stands.
-        further_summary_columns: where more summaries stand, for `detox_rl.sft` alone: each that a training row has is one
+        dialogue_column: column of the dialogue.
+        summary_column: column of its human summary.
+        further_summary_columns: columns of more summaries, for `detox_rl.sft` alone: each that a training row has is one
             more target. They are never a reference.
-        id_column: where the row's id stands; by default "id" where there is one, else rows are numbered from 0.
-        rude_column: where the data says whether a dialogue is rude (anything but none, false, 0 or nothing); by default
+        id_column: column of the row's id; by default "id" where there is one, else rows are numbered from 0.
+        rude_column: column that says whether a dialogue is rude (anything but none, false, 0 or nothing); by default
             "rudeness" where there is one, else nothing is called rude. `detox_rl.evaluate` looks at the rude ones.
         tokenizer: folder or hub id of the base model, whose tokenizer is used.
         prompt_template: what the model reads, with {dialogue} where the dialogue goes.
         max_prompt_tokens: longer prompts lose the end of the dialogue, never of the template.
         max_target_tokens: longer targets are cut, for training on them; the EOS stays.
-        min_characters: of a dialogue.
-        max_characters: of a dialogue.
+        min_characters: of a dialogue; a shorter one is left out.
+        max_characters: of a dialogue; a longer one is left out.
         train_ids: a text file with one id a line; only these are trained on.
-        only_rude: train on the dialogues that the data calls rude and no others, since there is nothing to detoxify in
-            polite ones; unset: if it calls any rude.
-        train_limit: train on this many dialogues, chosen by `seed`.
+        polite_per_rude: how many polite training dialogues are used for each that the data calls rude, chosen by `seed`;
+            unset: all. Without any, a policy learns to report insults where there are none; with too many it seldom
+            sees one. Where the data calls no dialogue rude, all are used.
+        train_limit: train on this many dialogues, chosen by `seed`; null for all.
         validation_limit: validate on this many dialogues, chosen by their text; null for all.
         test_limit: as validation_limit.
         validation_share: share of the training dialogues held out where there is no validation split; their text
@@ -91,7 +92,7 @@ class DialogueDataModule(L.LightningDataModule):
         min_characters: int = 200,
         max_characters: int = 1000,
         train_ids: str | None = None,
-        only_rude: bool | None = None,
+        polite_per_rude: float | None = 1.0,
         train_limit: int | None = None,
         validation_limit: int | None = 200,
         test_limit: int | None = None,
@@ -179,15 +180,12 @@ class DialogueDataModule(L.LightningDataModule):
     def _select(self, split: str) -> "_Selection":
         """The texts of a split that are used."""
         options, selection = self.hparams, self._usable(split)
-        if split == "train" and options.only_rude is not False:
-            rude = any(text.rude for text in selection.texts)
-            if options.only_rude and selection.texts and not rude:
-                raise ValueError(
-                    "The training data calls no dialogue rude: name the column that does with data.rude_column, or set "
-                    "data.only_rude to false to train on all of them."
-                )
-            if rude:
-                selection.keep("not rude, data.only_rude false for all", lambda text: text.rude)
+        if split == "train" and options.polite_per_rude is not None and any(text.rude for text in selection.texts):
+            rude = np.array([text.rude for text in selection.texts])
+            ranked = np.random.default_rng(options.seed).permutation(len(rude))
+            rude_first = ranked[np.argsort(~rude[ranked], kind="stable")]
+            count = round((1 + options.polite_per_rude) * rude.sum())
+            selection.limit("polite beyond data.polite_per_rude, null for all", count, rude_first)
         if split == "train" and options.train_limit is not None:
             ranked = np.random.default_rng(options.seed).permutation(len(selection.texts))
             selection.limit("beyond data.train_limit", options.train_limit, ranked)

@@ -99,38 +99,48 @@ def take(judged: Any, rows: Sequence[int]) -> Any:
 
 
 class PreferenceDataModule(L.LightningDataModule):
-    """People's judgements of summaries; those of some dialogues are held out, and nothing of these is trained on.
+    """People's judgements of summaries, split by dialogue into those for training, for validation and for the test.
+
+    Validation chooses the checkpoint, the test says how good it is: neither sees the other's dialogues, because the best of
+    several checkpoints by some pairs looks better on these pairs than it is.
 
     Left out, counted and reported are rows in which something is empty, and pairs of two equal summaries. A pair that is
     there twice counts twice: two people may have said the same.
 
-    After `setup`, `train` and `held_out` hold pairs or ratings. Ratings are standardised by mean and standard deviation
-    of those trained on, which `standardisation` names.
+    After `setup`, `train`, `validation` and `test` hold pairs or ratings. Ratings are standardised by mean and standard
+    deviation of those trained on, which `standardisation` names.
 
     Args:
         file: a json, jsonl, csv or parquet file, also gzipped. With the columns dialogue, preferred and rejected, each row
             is a pair of summaries; with dialogue, summary and rating (a number, higher is better), a rated summary.
-        validation_share: share of the dialogues that are held out; their text decides which, so that all runs hold out
-            the same.
+        validation_share: share of the dialogues by which the checkpoint is chosen.
+        test_share: share of the dialogues by which it is measured. Their text decides which these are, and which those of
+            the validation, so that they are the same in all runs.
         batch_size: pairs or ratings in a batch.
         seed: of the order of the training data.
     """
 
-    def __init__(self, file: str, validation_share: float = 0.2, batch_size: int = 16, seed: int = 0) -> None:
+    def __init__(
+        self, file: str, validation_share: float = 0.1, test_share: float = 0.2, batch_size: int = 16, seed: int = 0
+    ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
-        if not 0 < validation_share < 1:
-            raise ValueError(f"data.validation_share must lie between 0 and 1, not at {validation_share}.")
+        if not (validation_share > 0 and test_share > 0 and validation_share + test_share < 1):
+            raise ValueError(
+                f"data.validation_share and data.test_share must be above 0, and less than 1 together: {validation_share} and "
+                f"{test_share} leave one of the three parts empty."
+            )
         check_bounds(self.hparams, "data", BOUNDS)
         self.train: Pairs | Ratings | None = None
-        self.held_out: Pairs | Ratings | None = None
+        self.validation: Pairs | Ratings | None = None
+        self.test: Pairs | Ratings | None = None
         self.standardisation: dict[str, float] | None = None
 
     def setup(self, stage: str) -> None:
         """Reads and splits the file, once.
 
         Raises:
-            FileNotFoundError, ValueError: if it cannot be read, or does not hold enough to learn from and to hold out.
+            FileNotFoundError, ValueError: if it cannot be read, or does not hold enough for the three parts.
         """
         if self.train is None:
             judged = read_judgements(Path(self.hparams.file).expanduser())
@@ -144,8 +154,12 @@ class PreferenceDataModule(L.LightningDataModule):
         return _loader(self.train, self.hparams.batch_size, shuffle=True, generator=order)
 
     def val_dataloader(self) -> DataLoader:
-        """All that is held out, as one batch; whoever scores it cuts it into smaller ones."""
-        return _loader(self.held_out, len(self.held_out.dialogues))
+        """All of the validation, as one batch; whoever scores it cuts it into smaller ones."""
+        return _loader(self.validation, len(self.validation.dialogues))
+
+    def test_dataloader(self) -> DataLoader:
+        """All of the test, as one batch."""
+        return _loader(self.test, len(self.test.dialogues))
 
     def _usable(self, judged: Pairs | Ratings) -> list[int]:
         """Numbers of the rows that say something."""
@@ -160,27 +174,28 @@ class PreferenceDataModule(L.LightningDataModule):
 
     def _split(self, judged: Pairs | Ratings, used: list[int]) -> None:
         dialogues = [level(judged.dialogues[row]) for row in used]
-        chosen = hold_out(dialogues, self.hparams.validation_share)
-        held_out, train = (
-            [row for row, dialogue in zip(used, dialogues) if (dialogue in chosen) == side] for side in (True, False)
-        )
-        if not train or not held_out:
+        test = hold_out(dialogues, self.hparams.test_share)
+        validation = hold_out(dialogues, self.hparams.test_share + self.hparams.validation_share) - test
+        parts = {*dialogues} - test - validation, validation, test
+        if not all(parts):
             raise ValueError(
                 f"{self.hparams.file} has judgements of {len({*dialogues})} different dialogues that can be used, too few to "
-                f"train on some and hold out {self.hparams.validation_share:g} of them: give more, or change "
-                "data.validation_share."
+                f"train on some, choose a checkpoint by {self.hparams.validation_share:g} and measure it by "
+                f"{self.hparams.test_share:g} of them: give more, or change data.validation_share or data.test_share."
             )
-        self.train, self.held_out = take(judged, train), take(judged, held_out)
+        self.train, self.validation, self.test = (
+            take(judged, [row for row, dialogue in zip(used, dialogues) if dialogue in part]) for part in parts
+        )
 
     def _standardise(self) -> None:
         mean, std = statistics.fmean(self.train.ratings), statistics.pstdev(self.train.ratings)
-        if std == 0.0 or len({*self.held_out.ratings}) == 1:
+        parts: tuple[Any, Any, Any] = self.train, self.validation, self.test
+        if std == 0.0 or len({*self.test.ratings}) == 1:
             raise ValueError(
-                f"The ratings in {self.hparams.file} that are {'held out' if std else 'trained on'} are all equal, so that "
+                f"The ratings in {self.hparams.file} that are {'for the test' if std else 'trained on'} are all equal, so that "
                 "none is better than another: give more."
             )
-        parts: tuple[Any, Any] = self.train, self.held_out
-        self.train, self.held_out = (
+        self.train, self.validation, self.test = (
             part._replace(ratings=[(rating - mean) / std for rating in part.ratings]) for part in parts
         )
         self.standardisation = {"mean": mean, "std": std}

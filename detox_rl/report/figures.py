@@ -317,9 +317,11 @@ def headline(study: Study, report: dict[str, Any]) -> list[str]:
         if joint
         else []
     )
-    wanted = ["joint", *(f"toxicity/{judge}" for judge in study.roles), "reports", "right_speaker", "omits"]
+    wanted = ["joint", *(f"toxicity/{judge}" for judge in study.roles), "reports", "right_speaker", "omits", "invents"]
     found = {
-        (row["system"], row["measure"]): row["sentence"] for row in report["differences"] if row["stratum"] == stratum
+        (row["system"], row["measure"]): row["sentence"]
+        for row in report["differences"]
+        if row["stratum"] == study.measures[row["measure"]].stratum
     }
     lines += [found[study.primary(), name] for name in wanted if (study.primary(), name) in found]
     return lines + ([report["gap"]["sentence"]] if report["gap"] else [])
@@ -338,9 +340,10 @@ def text_rows(study: Study) -> list[dict]:
         for system in study.systems:
             text, ended = texts.loc[(row.id, system), ["text", "ended"]]
             report = study.reports[row.id, text]
+            kind = report.kind if row.conflicts else "invent" if report.kind == "report" else None
             own[system] = {
                 "text": text, "ended": bool(ended), "values": wide.loc[system][row.id].to_dict(),
-                "report": report.kind if report else None, "speaker": report.speaker if report else None,
+                "report": kind, "speaker": report.speaker if row.conflicts else None,
             }  # fmt: skip
         rows.append({"id": row.id, "dialogue": row.dialogue, "reference": row.reference, "rude": bool(row.rude),
                      "conflicts": [conflict._asdict() for conflict in row.conflicts], "texts": own})  # fmt: skip

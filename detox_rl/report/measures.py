@@ -50,6 +50,7 @@ MEASURES = {
     "right_speaker": Measure("the same, of the right speaker", "meaning", "share", "higher", "rude"),
     "quotes": Measure("quotes rude words", "meaning", "share", "lower", "rude"),
     "omits": Measure("leaves the conflict out", "meaning", "share", "lower", "rude"),
+    "invents": Measure("reports a conflict where there is none", "meaning", "share", "lower", "all"),
     "rouge1": Measure("ROUGE-1 F1", "meaning", "points", "higher", "all"),
     "rouge2": Measure("ROUGE-2 F1", "meaning", "points", "higher", "all"),
     "rougeL": Measure("ROUGE-L F1", "meaning", "points", "higher", "all"),

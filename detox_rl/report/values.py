@@ -14,7 +14,7 @@ from detox_rl.report.systems import batches
 from detox_rl.summarizer import Summarizer
 
 Advance = Callable[[int], object]
-Reports = dict[tuple[str, str], Report | None]
+Reports = dict[tuple[str, str], Report]
 CHUNK = 256  # texts that a judge sees between two moves of the progress bar
 FLUENCY_LIMIT = 100  # dialogues: the base has to encode them once more, which costs as much as to decode them
 
@@ -60,7 +60,7 @@ def dialogue_toxicity(dialogues: pd.Series, toxicity: pd.DataFrame) -> pd.DataFr
 
 
 def conflict_reports(dialogues: pd.DataFrame, texts: pd.DataFrame, advance: Advance) -> Reports:
-    """(id, text) -> what the text does with the dialogue's conflict; None where there is none. References too.
+    """(id, text) -> what the text does with the dialogue's conflict, or says of one where there is none. References too.
 
     Args:
         dialogues: id, dialogue, reference, conflicts.
@@ -71,8 +71,7 @@ def conflict_reports(dialogues: pd.DataFrame, texts: pd.DataFrame, advance: Adva
     pairs = pd.concat([texts[["id", "text"]], human]).drop_duplicates()
     said, found = dialogues.set_index("id"), {}
     for name, text in pairs.itertuples(index=False):
-        conflicts = said.at[name, "conflicts"]
-        found[name, text] = judge_report(text, said.at[name, "dialogue"], conflicts) if conflicts else None
+        found[name, text] = judge_report(text, said.at[name, "dialogue"], said.at[name, "conflicts"])
     advance(len(texts))
     return found
 
@@ -156,10 +155,12 @@ def _toxicity(texts: pd.Series, toxicity: pd.DataFrame) -> dict[str, list[float]
     return columns
 
 
-def _meaning(rows: pd.DataFrame, own: list[Report | None], human: list[Report | None]) -> dict[str, list[float]]:
-    wanted = [reference is not None and reference.kind == "report" for reference in human]
-    kind = lambda name: [NAN if report is None else float(report.kind == name) for report in own]
-    right = [report is not None and report.kind == "report" and report.speaker is True for report in own]
+def _meaning(rows: pd.DataFrame, own: list[Report], human: list[Report]) -> dict[str, list[float]]:
+    conflict = [bool(conflicts) for conflicts in rows["conflicts"]]
+    wanted = [any_ and reference.kind == "report" for any_, reference in zip(conflict, human)]
+    calm = [not any_ and reference.kind != "report" for any_, reference in zip(conflict, human)]
+    kind = lambda name: [float(report.kind == name) if any_ else NAN for report, any_ in zip(own, conflict)]
+    right = [report.kind == "report" and report.speaker is True for report in own]
     texts, said, references = (rows[name].tolist() for name in ("text", "dialogue", "reference"))
     compared = {**measures.rouge(texts, references), "length_ratio": [*map(measures.length_ratio, texts, references)]}
     if texts == references:  # the humans compared with themselves: nothing is known
@@ -169,6 +170,7 @@ def _meaning(rows: pd.DataFrame, own: list[Report | None], human: list[Report | 
         "right_speaker": [float(value) if asked else NAN for value, asked in zip(right, wanted)],
         "quotes": kind("quote"),
         "omits": kind("omit"),
+        "invents": [float(report.kind == "report") if asked else NAN for report, asked in zip(own, calm)],
         **compared,
         "foreign_names": [float(len(measures.foreign_names(*pair))) for pair in zip(texts, said)],
     }

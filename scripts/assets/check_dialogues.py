@@ -83,8 +83,13 @@ _SLURS = frozenset(
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the check and returns the exit code: 0 when nothing is wrong."""
-    parser = argparse.ArgumentParser(description="Check the embedded dialogues and print their counts.")
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="where train, validation and test.jsonl are")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=FOLDER,
+        help="where train, validation and test.jsonl are (default: the embedded ones)",
+    )
     folder = parser.parse_args(arguments).folder
     try:
         splits = {split: read(folder / f"{split}.jsonl") for split in SPLITS}

@@ -123,7 +123,7 @@ def write_card(path, run, tables):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with the labelled sets")
     args = parser.parse_args()
     judges = {"reward": Detoxify()} | {judge.name: judge for judge in (HashedNgrams(), StrongWords(), ProfanityCheck())}

@@ -68,9 +68,11 @@ def fit(features, labels):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with the labelled sets")
-    parser.add_argument("--output", type=Path, default=ASSETS / "hashed_ngrams")
+    parser.add_argument(
+        "--output", type=Path, default=ASSETS / "hashed_ngrams", help="where it is written (default: %(default)s)"
+    )
     args = parser.parse_args()
     _, sources, given_up = separate(args.data)
     rows = [row for source in hold_out(sources)[0].values() for row in source]

@@ -111,9 +111,11 @@ def save(model, tokenizer, output):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with the labelled sets")
-    parser.add_argument("--output", type=Path, default=ASSETS / "toxicity")
+    parser.add_argument(
+        "--output", type=Path, default=ASSETS / "toxicity", help="where it is written (default: %(default)s)"
+    )
     args = parser.parse_args()
     start, rng = time.perf_counter(), random.Random(SEED)
     torch.manual_seed(SEED)

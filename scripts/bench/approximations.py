@@ -117,9 +117,11 @@ def draw(runs: dict[str, list[Path]], file: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time; they share the processor's cores")
+    parser.add_argument("--folder", type=Path, required=True, help="of the runs, curves.png and curves.json")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
+    parser.add_argument(
+        "--jobs", type=int, default=2, help="runs at a time; they share the processor's cores (default: 2)"
+    )
     options = parser.parse_args()
     folder = options.folder
     places = {setting: [folder / f"{number}-{seed}" for seed in options.seeds]

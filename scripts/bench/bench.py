@@ -280,21 +280,29 @@ def plot(picture: str, files: list[str]) -> None:
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     option = parser.add_argument
-    option("--peer", choices=("trl", "none"), default="trl")
+    option("--peer", choices=("trl", "none"), default="trl", help="beside ours (default: trl)")
     option("--peer-mode", choices=("batched", "notebook"), default="batched",
-           help="TRL generates the batch at once, or one dialogue at a time as the notebook does")  # fmt: skip
-    option("--peer-dtype", choices=("float32", "bfloat16"), default="float32", help="of TRL's weights")
-    option("--peer-venv", type=Path, default=ROOT / ".venv-trl", metavar="FOLDER", help="made if absent")
-    option("--shape", choices=("small", "base", "large"), default="small")
+           help="TRL generates the batch at once, or one dialogue at a time as the notebook does (default: batched)")  # fmt: skip
+    option(
+        "--peer-dtype", choices=("float32", "bfloat16"), default="float32", help="of TRL's weights (default: float32)"
+    )
+    option(
+        "--peer-venv",
+        type=Path,
+        default=ROOT / ".venv-trl",
+        metavar="FOLDER",
+        help="of its Python; made if absent (default: .venv-trl)",
+    )
+    option("--shape", choices=("small", "base", "large"), default="small", help="of FLAN-T5 (default: small)")
     option("--setting", choices=tuple(SETTINGS), default="default",
-           help="of ours: LoRA on the decoder and bf16, or LoRA everywhere and fp32 like the peer")  # fmt: skip
-    option("--epochs", type=int, default=4, help="PPO epochs")
-    option("--batch", type=int, default=16, help="dialogues an iteration")
-    option("--prompt", type=int, default=200, help="tokens of each dialogue with its instruction")
-    option("--summary", type=int, default=48, help="sampled tokens of each summary")
+           help="of ours: LoRA on the decoder and bf16, or LoRA everywhere and fp32 like the peer (default: default)")  # fmt: skip
+    option("--epochs", type=int, default=4, help="PPO epochs (default: 4)")
+    option("--batch", type=int, default=16, help="dialogues an iteration (default: 16)")
+    option("--prompt", type=int, default=200, help="tokens of each dialogue with its instruction (default: 200)")
+    option("--summary", type=int, default=48, help="sampled tokens of each summary (default: 48)")
     option("--ragged", action="store_true", help="real lengths instead; --summary is then the longest")
-    option("--repetitions", type=int, default=5)
-    option("--threads", type=int, default=os.cpu_count())
+    option("--repetitions", type=int, default=5, help="iterations that are timed (default: 5)")
+    option("--threads", type=int, default=os.cpu_count(), help="of each side (default: all cores)")
     option("--only", choices=("sampling",), help="measure decoding alone")
     option("--scale", action="store_true",
            help="measure how the cost of ours grows (takes 6 GB of memory and 3 GB of temporary files)")  # fmt: skip

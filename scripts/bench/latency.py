@@ -112,11 +112,15 @@ def measure(args: argparse.Namespace, folder: Path) -> dict:
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     option = parser.add_argument
-    option("--source", default=str(ROOT / "lightning_logs" / "reference"), help="what is exported; the reference run")
-    option("--sides", nargs="+", choices=tuple(FORMS), default=list(FORMS))
-    option("--batch", nargs="+", type=int, default=[1, 16], help="dialogues at a time")
-    option("--repetitions", type=int, default=20)
-    option("--threads", type=int, default=os.cpu_count())
+    option(
+        "--source",
+        default=str(ROOT / "lightning_logs" / "reference"),
+        help="the run that is exported (default: the reference run)",
+    )
+    option("--sides", nargs="+", choices=tuple(FORMS), default=list(FORMS), help="(default: all)")
+    option("--batch", nargs="+", type=int, default=[1, 16], help="dialogues at a time (default: 1 16)")
+    option("--repetitions", type=int, default=20, help="turns that are timed (default: 20)")
+    option("--threads", type=int, default=os.cpu_count(), help="of each side (default: all cores)")
     option("--json", type=Path, metavar="FILE", help="where to write the result")
     args = parser.parse_args(argv)
     if min(*args.batch, args.repetitions, args.threads) < 1:

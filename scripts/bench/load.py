@@ -69,7 +69,7 @@ async def run(address: str, requests: int, clients: int) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("address")
-    parser.add_argument("--requests", type=int, default=1000)
-    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("address", help="of the server")
+    parser.add_argument("--requests", type=int, default=1000, help="in all (default: 1000)")
+    parser.add_argument("--clients", type=int, default=16, help="that ask at once (default: 16)")
     print(asyncio.run(run(**vars(parser.parse_args()))))

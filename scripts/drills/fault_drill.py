@@ -215,9 +215,9 @@ class Drill:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0, help="Of the instants of the kills.")
-    parser.add_argument("--folder", type=Path, required=True, help="An empty folder to work in.")
+    parser.add_argument("--kills", type=int, default=50, help="in all (default: 50)")
+    parser.add_argument("--seed", type=int, default=0, help="of the instants of the kills (default: 0)")
+    parser.add_argument("--folder", type=Path, required=True, help="an empty folder to work in")
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = make_model(options.folder / "model")

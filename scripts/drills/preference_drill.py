@@ -94,19 +94,21 @@ def changes(table: list[dict]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=20, help="iterations of PPO")
-    parser.add_argument("--epochs", type=int, default=3, help="of the reward model")
-    parser.add_argument("--folder", type=Path, default=Path("preference_drill"), help="where the runs are kept")
+    parser.add_argument("--steps", type=int, default=20, help="iterations of PPO (default: 20)")
+    parser.add_argument("--epochs", type=int, default=3, help="of the reward model (default: 3)")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("preference_drill"), help="where the runs are kept (default: %(default)s)"
+    )
     options, report = parser.parse_args(), []
     for name, shuffled in (("people who prefer neutral summaries", False), ("people who toss a coin", True)):
         folder = options.folder / ("shuffled" if shuffled else "planted")
         folder.mkdir(parents=True, exist_ok=True)
         with contextlib.chdir(folder):
             learnt = learn(judgements(shuffled), options.epochs)
-            held_out = json.loads((learnt / "metrics.json").read_text(encoding="utf-8"))
+            found = json.loads((learnt / "metrics.json").read_text(encoding="utf-8"))
             table = steer(learnt / "reward_model", options.steps)
-        accuracy = "{value:.3f} [{low:.3f}, {high:.3f}], n = {n}".format(**held_out)
-        report += [f"{name}: held-out pairs ranked alike {accuracy}; PPO, {options.steps} iterations:", *changes(table)]
+        accuracy = "{value:.3f} [{low:.3f}, {high:.3f}], n = {n}".format(**found)
+        report += [f"{name}: test pairs ranked alike {accuracy}; PPO, {options.steps} iterations:", *changes(table)]
     print("\n".join(report))
 
 

@@ -33,12 +33,12 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("baseline", choices=("banned_words", "best_samples"))
-    parser.add_argument("start")
-    parser.add_argument("--file", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--samples", type=int, default=4)
-    parser.add_argument("--temperature", type=float, default=0.7)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("start", help="folder of an adapter, or embedded")
+    parser.add_argument("--file", type=Path, required=True, help="the dialogues, a jsonl file")
+    parser.add_argument("--out", type=Path, required=True, help="the jsonl file that is written")
+    parser.add_argument("--samples", type=int, default=4, help="of best_samples, a dialogue (default: 4)")
+    parser.add_argument("--temperature", type=float, default=0.7, help="of best_samples (default: 0.7)")
+    parser.add_argument("--seed", type=int, default=0, help="of best_samples (default: 0)")
     options = parser.parse_args(arguments)
     rows = [json.loads(line) for line in options.file.read_text(encoding="utf-8").splitlines()]
     summarizer = Summarizer(options.start)

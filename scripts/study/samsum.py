@@ -21,9 +21,9 @@ CHARACTERS = 200, 1000  # as in detox_rl.data
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("samsum", type=Path)
-    parser.add_argument("rude_ids", type=Path)
-    parser.add_argument("out", type=Path)
+    parser.add_argument("samsum", type=Path, help="folder of SAMSum's files")
+    parser.add_argument("rude_ids", type=Path, help="json file with the pattern of strong words")
+    parser.add_argument("out", type=Path, help="folder of the three files that are written")
     options = parser.parse_args(arguments)
     pattern = json.loads(options.rude_ids.read_text(encoding="utf-8"))["regex"]
     train, validation = (read(options.samsum / f"samsum.{split}.jsonl.gz", pattern) for split in ("train", "val"))

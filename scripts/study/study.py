@@ -28,9 +28,9 @@ def main(arguments: list[str] | None = None) -> None:
     arms = yaml.safe_load(ARMS.read_text(encoding="utf-8"))
     names = [name for name, arm in arms.items() if isinstance(arm, dict)]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("arm", nargs="?", choices=names)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("arm", nargs="?", choices=names, help="what is trained")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run each (default: 0)")
+    parser.add_argument("--out", type=Path, required=True, help="folder of all arms")
     parser.add_argument("--data", type=Path, help="the folder that samsum.py wrote, for the arms that name it")
     parser.add_argument("--table", action="store_true", help="show what all finished runs measured, and draw it")
     options = parser.parse_args(arguments)

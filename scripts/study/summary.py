@@ -13,6 +13,7 @@ COLUMNS = [
     ("right_speaker", "rude", "right speaker %", 100.0, 0),
     ("quotes", "rude", "quotes %", 100.0, 0),
     ("omits", "rude", "omits %", 100.0, 0),
+    ("invents", "all", "invents %", 100.0, 0),
     ("joint", "rude", "joint %", 100.0, 0),
     ("rougeL", "all", "ROUGE-L", 1.0, 1),
     ("recallL", "all", "recall", 1.0, 1),

@@ -195,35 +195,39 @@ def rude_rows(*rudeness):
 
 
 @pytest.mark.parametrize(
-    ("only_rude", "rudeness", "used"),
+    ("polite_per_rude", "rudeness", "rude", "polite"),
     [
-        (None, ["none", "mild", "none", "strong"], ["r1", "r3"]),
-        (True, ["none", "mild", "none", "strong"], ["r1", "r3"]),
-        (False, ["none", "mild", "none", "strong"], ["r0", "r1", "r2", "r3"]),
-        (None, ["none", "none"], ["r0", "r1"]),  # nothing is marked: all of it
-        (False, ["none", "none"], ["r0", "r1"]),
+        (0, ["none", "mild", "none", "strong", "none"], ["r1", "r3"], 0),
+        (0.5, ["none", "mild", "none", "strong", "none"], ["r1", "r3"], 1),
+        (1.0, ["none", "mild", "none", "strong", "none"], ["r1", "r3"], 2),
+        (9.0, ["none", "mild", "none", "strong", "none"], ["r1", "r3"], 3),
+        (None, ["none", "mild", "none", "strong", "none"], ["r1", "r3"], 3),
+        (0, ["none", "none"], [], 2),  # nothing is marked: all of it
+        (None, ["none", "none"], [], 2),
     ],
 )
-def test_training_is_on_rude_dialogues_where_any_are_marked(make, cache_and_reports, only_rude, rudeness, used):
+def test_so_many_polite_dialogues_for_each_rude_one(make, cache_and_reports, polite_per_rude, rudeness, rude, polite):
     other = [row(9, rudeness="none"), row(10, rudeness="mild")]
-    data = make("fit", rude_rows(*rudeness), other, only_rude=only_rude)
-    assert ids(data.rows["train"]) == used
+    data = make("fit", rude_rows(*rudeness), other, polite_per_rude=polite_per_rude)
+    used = ids(data.rows["train"])
+    assert sorted(used) == used  # in their order
+    assert [name for name in used if rudeness[int(name[1:])] != "none"] == rude and len(used) == len(rude) + polite
     assert ids(data.rows["validation"]) == ["r9", "r10"]  # polite ones too
-    reason = f"(not used: {len(rudeness) - len(used)} not rude, data.only_rude false for all)"
+    reason = f"(not used: {len(rudeness) - len(used)} polite beyond data.polite_per_rude, null for all)"
     assert (reason in cache_and_reports[0]) == (len(used) < len(rudeness))
 
 
-def test_data_that_marks_none_cannot_be_asked_for_rude_ones(make):
-    with pytest.raises(ValueError, match=r"^The training data calls no dialogue rude: .* data\.only_rude to false"):
-        make("fit", rude_rows("none", "none"), [row(9)], only_rude=True)
+def test_the_seed_chooses_which_polite_ones(make):
+    rows = rude_rows("mild", *["none"] * 30)
+    chosen = {seed: ids(make("fit", rows, [row(99)], seed=seed).rows["train"]) for seed in (0, 1, 2)}
+    assert len({*map(tuple, chosen.values())}) > 1 and {len(used) for used in chosen.values()} == {2}
 
 
 def test_the_filter_that_took_all_rows_is_named(make):
     """Not the next one, which found none rude among none."""
     reason = r"^No row of the train split is left, 0 of 2 rows used \(not used: 2 not of 900 to 1000 characters\)"
-    for only_rude in (True, None):
-        with pytest.raises(ValueError, match=reason):
-            make("fit", rude_rows("mild", "mild"), [row(9)], min_characters=900, only_rude=only_rude)
+    with pytest.raises(ValueError, match=reason):
+        make("fit", rude_rows("mild", "mild"), [row(9)], min_characters=900)
 
 
 def test_train_ids_choose_training_rows_only(make, tmp_path):
@@ -234,10 +238,7 @@ def test_train_ids_choose_training_rows_only(make, tmp_path):
 
 
 def test_the_embedded_dialogues_are_the_default(character_tokenizer):
-    usual = DialogueDataModule(tokenizer=character_tokenizer, max_prompt_tokens=2000)
-    usual.setup("fit")
-    assert {row.rude for row in usual.rows["train"]} == {True}
-    data = DialogueDataModule(tokenizer=character_tokenizer, max_prompt_tokens=2000, only_rude=False)
+    data = DialogueDataModule(tokenizer=character_tokenizer, max_prompt_tokens=2000)
     data.setup("fit")
     data.setup("test")
     dialogues = [{row.dialogue for row in data.rows[split]} for split in ("train", "validation", "test")]

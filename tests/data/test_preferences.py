@@ -63,33 +63,39 @@ def many(tmp_path) -> str:
     return write(tmp_path / "many.jsonl", rows)
 
 
-def test_no_dialogue_is_on_both_sides(many):
+def test_no_dialogue_is_in_two_parts(many):
     data = set_up(many, validation_share=0.3)
-    train, held_out = ({level(dialogue) for dialogue in part.dialogues} for part in (data.train, data.held_out))
-    assert not train & held_out and len(held_out) == 15 and len(train) == 35
+    parts = data.train, data.validation, data.test
+    train, validation, test = ({level(dialogue) for dialogue in part.dialogues} for part in parts)
+    assert (len(train), len(validation), len(test)) == (25, 15, 10) and len(train | validation | test) == 50
     rows = read_judgements(Path(many))
-    assert sorted([*zip(*data.train), *zip(*data.held_out)]) == sorted(zip(*rows))
+    assert sorted(row for part in parts for row in zip(*part)) == sorted(zip(*rows))
 
 
-def test_the_text_alone_decides_what_is_held_out(many, tmp_path):
+def test_the_text_alone_decides_which_part_a_dialogue_is_in(many, tmp_path):
     other = Path(many).read_text().splitlines()
     random.Random(1).shuffle(other)
     path = tmp_path / "other.jsonl"
     path.write_text("\n".join(other))
-    one, two = set_up(many, seed=0).held_out, set_up(str(path), seed=1).held_out
-    assert sorted(zip(*one)) == sorted(zip(*two))
+    one, two, three = set_up(many, seed=0), set_up(str(path), seed=1), set_up(many, validation_share=0.3)
+    assert sorted(zip(*one.validation)) == sorted(zip(*two.validation))
+    assert sorted(zip(*one.test)) == sorted(zip(*two.test)) == sorted(zip(*three.test))
 
 
 def test_ratings_are_standardised_by_those_trained_on(tmp_path):
     rows = [rating(f"A: {number}", "s", 10 + number % 7) for number in range(40)]
     data = set_up(write(tmp_path / "ratings.jsonl", rows))
     trained = torch.tensor(data.train.ratings)
-    assert len(trained) == 32 and abs(trained.mean()) < 1e-6 and trained.std(correction=0) == pytest.approx(1.0)
+    assert len(trained) == 28 and abs(trained.mean()) < 1e-6 and trained.std(correction=0) == pytest.approx(1.0)
     mean, std = data.standardisation["mean"], data.standardisation["std"]
     raw = {row["dialogue"]: row["rating"] for row in rows}
-    for part in (data.train, data.held_out):
+    for part in (data.train, data.validation, data.test):
         back = [mean + std * value for value in part.ratings]
         assert back == pytest.approx([raw[dialogue] for dialogue in part.dialogues])
+
+
+def used(data: PreferenceDataModule) -> int:
+    return sum(len(part.dialogues) for part in (data.train, data.validation, data.test))
 
 
 def test_what_is_left_out_is_counted(tmp_path, monkeypatch):
@@ -100,12 +106,12 @@ def test_what_is_left_out_is_counted(tmp_path, monkeypatch):
         tmp_path / "few.jsonl", [*kept, pair(rejected=""), pair(rejected=None), pair(" "), pair("x", "same", " same")]
     )
     data = set_up(path)
-    assert len(data.train.dialogues) + len(data.held_out.dialogues) == 10
+    assert used(data) == 10
     assert told == [f"{path}: 10 of 14 rows used (not used: 3 with nothing in a column, 1 of two equal summaries)."]
     zero = set_up(
         write(tmp_path / "zero.jsonl", [rating(f"A: {n}", "s", n % 2) for n in range(20)] + [rating(value=None)])
     )
-    assert len(zero.train.dialogues) + len(zero.held_out.dialogues) == 20  # a rating of 0 is one
+    assert used(zero) == 20  # a rating of 0 is one
 
 
 def test_each_pair_is_trained_on_once_an_epoch_in_an_order_of_the_seed(many):
@@ -116,7 +122,7 @@ def test_each_pair_is_trained_on_once_an_epoch_in_an_order_of_the_seed(many):
         assert {len(batch.dialogues) for batch in batches[:-1]} == {8}
         orders.append([row for batch in batches for row in zip(*batch)])
         assert sorted(orders[-1]) == sorted(zip(*data.train))
-        assert list(data.val_dataloader()) == [data.held_out]
+        assert list(data.val_dataloader()) == [data.validation] and list(data.test_dataloader()) == [data.test]
     assert orders[0] == orders[1] != orders[2]
 
 
@@ -128,7 +134,9 @@ def test_each_pair_is_trained_on_once_an_epoch_in_an_order_of_the_seed(many):
     ([pair(), pair(preferred=["good"])][1:], {}, "Row 0 .* has list in column 'preferred', not text"),
     ([pair()] * 9, {}, "judgements of 1 different dialogues that can be used, too few"),
     ([rating(f"A: {n}", value=3) for n in range(9)], {}, "The ratings in .* that are trained on are all equal"),
-    ([pair()], {"validation_share": 1.0}, "data.validation_share must lie between 0 and 1, not at 1.0"),
+    ([rating(f"A: {n}", value=n) for n in range(4)], {}, "judgements of 4 different dialogues that can be used, too few"),
+    ([pair()], {"validation_share": 0.8}, "must be above 0, and less than 1 together: 0.8 and 0.2 leave one of the three"),
+    ([pair()], {"test_share": 0.0}, "data.validation_share and data.test_share must be above 0"),
     ([pair()], {"batch_size": 0}, "data.batch_size must be at least 1, not 0"),
 ])  # fmt: skip
 def test_bad_files(rows, options, sentence, tmp_path):

@@ -1,45 +1,22 @@
 """The page in a real browser: it works offline, and nothing in a dialogue is ever executed."""
 
 import re
-import shutil
 from pathlib import Path
 
 import pytest
+from browser import chromium, contents, find, needs_browser, show
 from fake_report import CUT, JUDGES, NASTY, TRAINED, WARM, fake_report, nasty_report
-
-from detox_rl.report.page import write
-
-pytest.importorskip("selenium", reason="selenium is not installed: pip install 'detox_rl[dev]'")
-from selenium import webdriver
 from selenium.common.exceptions import JavascriptException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (BROWSER and DRIVER),
-    reason="no Chromium with its driver is installed: apt-get install chromium chromium-driver",
-)
+from detox_rl.report.page import write
+
+pytestmark = needs_browser
 
 COUNT = 130
 INDEPENDENT = f"toxicity/{JUDGES[1]['name']}"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    profile = tmp_path_factory.mktemp("profile")
-    # Containers run as root and have a small /dev/shm.
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.add_argument(f"--user-data-dir={profile}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope="module")
@@ -54,30 +31,22 @@ def file(report, tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with chromium(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
+
+
 @pytest.fixture
 def page(browser, file):
     """The page, just opened at the size of a desktop; afterwards the browser must not have complained."""
-    show(browser, file, 1280)
+    show(browser, file.as_uri(), 1280)
     yield browser
     assert browser.get_log("browser") == []
 
 
-def show(browser, path: Path, width: int) -> None:
-    metrics = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    browser.get(path.as_uri())
-
-
-def find(page, selector: str) -> list:
-    return page.find_elements(By.CSS_SELECTOR, selector)
-
-
 def said(page, selector: str) -> str:
     return page.find_element(By.CSS_SELECTOR, selector).get_property("textContent")
-
-
-def contents(page, selector: str) -> list[str]:
-    return page.execute_script("return [...document.querySelectorAll(arguments[0])].map(e => e.textContent)", selector)
 
 
 def choose(page, name: str) -> None:
@@ -195,7 +164,7 @@ def test_changed_and_rude_words_are_marked(browser, tmp_path):
     for system, text in texts.items():
         report["rows"][0]["texts"][system]["text"] = text
     write(report | {"rude_words": ["bloody", "BLOODY FOOL", "lea"]}, tmp_path / "report.html")
-    show(browser, tmp_path / "report.html", 1280)
+    show(browser, (tmp_path / "report.html").as_uri(), 1280)
     find(browser, "#list summary")[0].click()
     assert contents(browser, "#list [open] del") == ["calls", "a bloody fool"]
     assert contents(browser, "#list [open] ins") == ["insults"]
@@ -244,7 +213,7 @@ def test_a_phone_never_scrolls_sideways(browser, tmp_path, width):
     report["headline"] = ["h" * 300]
     report["curves"]["val/" + "c" * 100] = [[0, 1.0]]
     write(report, tmp_path / "report.html")
-    show(browser, tmp_path / "report.html", width)
+    show(browser, (tmp_path / "report.html").as_uri(), width)
     browser.execute_script("for (const each of document.querySelectorAll('details')) each.open = true")
     browser.find_element(By.ID, "open").click()
     browser.execute_script("for (const each of document.querySelectorAll('#list details')) each.open = true")
@@ -256,7 +225,7 @@ def test_a_phone_never_scrolls_sideways(browser, tmp_path, width):
 
 def test_markup_in_texts_is_shown_and_not_executed(browser, tmp_path):
     write(nasty_report(), tmp_path / "report.html")
-    show(browser, tmp_path / "report.html", 1280)
+    show(browser, (tmp_path / "report.html").as_uri(), 1280)
     browser.find_element(By.ID, "open").click()
     assert set(NASTY) <= set(contents(browser, "#list p.text"))
     made = "return [...new Set([...document.querySelectorAll('#list *')].map(e => e.tagName.toLowerCase()))].sort()"
@@ -267,7 +236,7 @@ def test_markup_in_texts_is_shown_and_not_executed(browser, tmp_path):
 
 
 def test_even_markup_that_came_through_would_not_be_executed(browser, file):
-    show(browser, file, 1280)
+    show(browser, file.as_uri(), 1280)
     for attempt in (
         "document.body.innerHTML = '<b>bold</b>'",
         "new Image().setAttribute('onerror', 'window.broken = 1')",

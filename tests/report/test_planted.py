@@ -9,7 +9,7 @@ from studies import found, report_of, study_of
 
 from detox_rl.classifiers import StrongWords
 from detox_rl.conflict.record import Conflict
-from detox_rl.conflict.report import judge_report
+from detox_rl.conflict.report import judge_report, speakers
 
 SYSTEMS = ("references", "omitter", "parrot", "accuser")
 
@@ -76,6 +76,21 @@ def test_the_joint_share_is_that_of_the_humans_alone(report):
     assert shares["references"] > 0.95 and max(shares[name] for name in SYSTEMS[1:]) < 0.25
     row = found(report["differences"], system="omitter", measure="joint", stratum="rude")
     assert row["high"] < 0 and row["p"] < 0.01 and "no difference" not in row["sentence"]
+
+
+def test_the_gossip_invents_and_nobody_else_does():
+    """On polite dialogues, of which no measure of what becomes of a conflict says anything."""
+    rows = [row for row in embedded_rows("test") if row["rudeness"] == "none"]
+    dialogues = pd.DataFrame({
+        "id": [row["id"] for row in rows], "dialogue": [row["dialogue"] for row in rows],
+        "reference": [row["summary"] for row in rows], "rude": False, "conflicts": [()] * len(rows),
+    })  # fmt: skip
+    gossip = ["{} swears at {}.".format(*[*speakers(row["dialogue"]), "all"][:2]) for row in rows]
+    texts = {"references": [row["summary"] for row in rows], "gossip": gossip}
+    measured = report_of(study_of(texts, dialogues, {"strong-words": StrongWords()}))
+    shares = {name: found(measured["means"], system=name, measure="invents", stratum="all")["mean"] for name in texts}
+    assert shares["gossip"] > 0.95 and shares["references"] < 0.02
+    assert not {"reports", "right_speaker", "quotes", "omits"} & {row["measure"] for row in measured["means"]}
 
 
 def test_no_judge_of_toxicity_sees_the_omitter(report):

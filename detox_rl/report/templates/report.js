@@ -67,6 +67,7 @@
     { name: "regressions", title: "Worst regressions", keeps: (row) => change(row) > 0, order: 1 },
     { name: "gains", title: "Best gains", keeps: (row) => change(row) < 0, order: -1 },
     { name: "omissions", title: "Omissions", keeps: (row) => texts(row)?.[2] === "omit" },
+    { name: "inventions", title: "Inventions", keeps: (row) => texts(row)?.[2] === "invent" },
     { name: "speaker", title: "Wrong speaker", keeps: (row) => texts(row)?.[3] === false },
     { name: "quotes", title: "Quotes", keeps: (row) => texts(row)?.[2] === "quote" },
   ].filter((filter) => !filter.order || (others.length && data.judges.length));
@@ -177,6 +178,7 @@
     const text = texts(row);
     const found = [row.rude ? ["rude", ""] : null];
     if (text?.[2] === "omit") found.push(["omits", "strong"]);
+    if (text?.[2] === "invent") found.push(["invents", "strong"]);
     if (text?.[2] === "quote") found.push(["quotes", "strong"]);
     if (text?.[3] === false) found.push(["wrong speaker", "strong"]);
     return found.filter(Boolean).map(([word, kind]) => make("span", `badge ${kind}`, word));
@@ -193,7 +195,7 @@
     const facts = data.judges.map((judge) => [judge.name, shown(text[4][judge.column], 3)]);
     const rouge = data.measures.findIndex((measure) => measure.name === "rougeL");
     if (rouge >= 0) facts.push([data.measures[rouge].title, shown(text[4][rouge], data.measures[rouge].decimals)]);
-    const conflict = { report: "reported", quote: "quoted", omit: "omitted" }[text[2]];
+    const conflict = { report: "reported", quote: "quoted", omit: "omitted", invent: "invented" }[text[2]];
     if (conflict) facts.push(["conflict", conflict]);
     if (typeof text[3] === "boolean") facts.push(["speaker", text[3] ? "right" : "wrong"]);
     if (!text[1]) facts.push(["ended", "no"]);
