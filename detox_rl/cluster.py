@@ -178,7 +178,7 @@ def connected(address: str) -> Iterator[Any]:
 
     Raises:
         ConnectionError: if there is no such cluster.
-        RuntimeError: if Ray gives up.
+        RuntimeError: if a worker fails, other than by dying.
     """
     ray = load_ray()
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
@@ -193,9 +193,11 @@ def connected(address: str) -> Iterator[Any]:
         context.enable_progress_bars, context.raise_original_map_exception = False, True
         yield ray
     except ray.exceptions.RayError as error:
-        last = str(error).strip().splitlines()[-1]  # the others are a traceback
+        # What a call raised is kept; of what a start raised there is a traceback, which ends with it.
+        cause = getattr(error, "cause", None)
+        reason = one_sentence(cause) if cause else str(error).strip().splitlines()[-1]
         raise RuntimeError(
-            f"Ray gave up ({last}): put that right, and run the command again for what is left."
+            f"A worker failed ({reason}): put that right; the same command makes what is left."
         ) from error
     finally:
         ray.shutdown()

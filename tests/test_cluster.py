@@ -40,6 +40,15 @@ class Deadly(VowelJudge):
         return super().__call__(texts)
 
 
+class Broken(VowelJudge):
+    """Fails on more texts than it is tried with."""
+
+    def __call__(self, texts):
+        if len(texts) > 2:
+            raise RuntimeError("no memory left")
+        return super().__call__(texts)
+
+
 @pytest.fixture(scope="module")
 def address():
     """A cluster of two machines with one CPU each, both of them processes of this one."""
@@ -137,6 +146,14 @@ def test_a_bad_shard_does_not_stop_the_others(corpus, options, address, tmp_path
     assert sentence.startswith("1 of 3 shards could not be summarised, the others are done: Row 1 of ")
     assert "b.jsonl (rows count from 0) has no dialogue in column 'dialogue'" in sentence
     assert contents(out).keys() == {"a.jsonl", "c.jsonl"}
+
+
+@needs_ray
+def test_what_fails_whatever_the_shard_is_said(corpus, options, address, tmp_path, capfd):
+    command = [str(corpus), *options, "--judge", f"{Broken.__module__}.Broken", "--ray", address]
+    sentence = failure(summarize.main, [*command, "--out", str(tmp_path / "out")], capfd)[1]
+    assert sentence == "A worker failed (no memory left): put that right; the same command makes what is left."
+    assert contents(tmp_path / "out") == {}
 
 
 def test_a_worker_with_other_weights_is_refused():
