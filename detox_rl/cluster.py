@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from detox_rl.data.reading import READERS, dialogues_in, uncompressed
-from detox_rl.errors import one_sentence
+from detox_rl.errors import first_line, one_sentence
 from detox_rl.rows import Limit, summarized
 from detox_rl.summarizer import Summarizer
 from detox_rl.writing import note, write_whole
@@ -193,9 +193,9 @@ def connected(address: str) -> Iterator[Any]:
         context.enable_progress_bars, context.raise_original_map_exception = False, True
         yield ray
     except ray.exceptions.RayError as error:
-        # What a call raised is kept; of what a start raised there is a traceback, which ends with it.
+        # What a call raised is kept, above advice of Ray; of what a start raised there is a traceback, which ends with it.
         cause = getattr(error, "cause", None)
-        reason = one_sentence(cause) if cause else str(error).strip().splitlines()[-1]
+        reason = first_line(cause) if cause else str(error).strip().splitlines()[-1]
         raise RuntimeError(
             f"A worker failed ({reason}): put that right; the same command makes what is left."
         ) from error
