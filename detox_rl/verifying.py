@@ -22,7 +22,7 @@ from detox_rl.model.translator import Translator
 DIALOGUES = 16
 BATCH = 4  # dialogues whose logits exist at one time
 LOGITS = 1e-3  # in fp32 the order of sums differs, and nothing else
-TOXICITY, ROUGE_L = 0.05, 2.0  # of rounded weights: a probability, and points
+TOXICITY, ROUGE_L = 0.05, 2.0  # what rounding weights may cost: a probability, and points
 
 
 class Check(NamedTuple):
@@ -96,20 +96,16 @@ def checks(expected: list[str], found: Said, references: list[str], dtype: str) 
         judge = Detoxify()
         toxic = [toxicity(texts, judge)[:, 0].mean().item() for texts in (expected, found.texts)]
         rouges = [rouge(texts, references)[:, 2].mean().item() for texts in (expected, found.texts)]
-        lines.append(_means("mean toxicity", toxic, TOXICITY, 3))
-        lines.append(_means("mean ROUGE-L", rouges, ROUGE_L, 1))
+        (toxic_before, toxic_after), (rouge_before, rouge_after) = toxic, rouges
+        kept = toxic_after - toxic_before <= TOXICITY, rouge_before - rouge_after <= ROUGE_L
+        lines.append(Check("mean toxicity", f"{toxic_before:.3f} -> {toxic_after:.3f}", f"{TOXICITY:g} more", kept[0]))
+        lines.append(Check("mean ROUGE-L", f"{rouge_before:.1f} -> {rouge_after:.1f}", f"{ROUGE_L:g} less", kept[1]))
     return lines
 
 
 def _line(measure: str, found: str, allowed: str, holds: bool, exact: bool) -> Check:
     """Rounded weights are asked for nothing of the kind."""
     return Check(measure, found, allowed if exact else "", holds or not exact)
-
-
-def _means(measure: str, means: list[float], bound: float, decimals: int) -> Check:
-    before, after = means
-    found = f"{before:.{decimals}f} -> {after:.{decimals}f}"
-    return Check(measure, found, f"{bound:g} apart", abs(after - before) <= bound)
 
 
 def table(lines: list[Check]) -> str:

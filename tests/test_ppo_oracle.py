@@ -220,7 +220,7 @@ def first_token(module: PPOModule, batch) -> torch.Tensor:
     return (output.logits[0, 0].double() / module.hparams.temperature).softmax(-1).detach()
 
 
-@pytest.mark.parametrize("seed, samples", [(0, 1), (1, 1), (2, 1), (0, 4)])
+@pytest.mark.parametrize("seed, samples", [(0, 1), (1, 4)])
 def test_ppo_finds_the_tilted_distribution(seed, samples, bandit):
     """max E[score] - kl_coef * KL(policy || reference) is at reference(y) * exp(score(y) / kl_coef) / Z.
 

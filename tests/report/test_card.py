@@ -99,6 +99,6 @@ def test_the_training_is_told_by_its_options(tmp_path):
 
 def test_the_comparison_with_the_checkpoint_stands_there(tmp_path):
     found = card(
-        tmp_path, "merged", RECIPE, {}, dtype="bfloat16", checks=[("mean toxicity", "0.1 -> 0.2", "0.05 apart")]
+        tmp_path, "merged", RECIPE, {}, dtype="bfloat16", checks=[("mean toxicity", "0.1 -> 0.2", "0.05 more")]
     )
-    assert "| mean toxicity | 0.1 -&gt; 0.2 | 0.05 apart |" in found and "in bfloat16" in found
+    assert "| mean toxicity | 0.1 -&gt; 0.2 | 0.05 more |" in found and "in bfloat16" in found
