@@ -339,10 +339,10 @@ def text_rows(study: Study) -> list[dict]:
         own = {}
         for system in study.systems:
             text, ended = texts.loc[(row.id, system), ["text", "ended"]]
-            report = study.reports[row.id, text]
-            kind = report.kind if row.conflicts else "invent" if report.kind == "report" else None
+            report, measured = study.reports[row.id, text], wide.loc[system][row.id].to_dict()
+            kind = report.kind if row.conflicts else "invent" if measured.get("invents") == 1.0 else None
             own[system] = {
-                "text": text, "ended": bool(ended), "values": wide.loc[system][row.id].to_dict(),
+                "text": text, "ended": bool(ended), "values": measured,
                 "report": kind, "speaker": report.speaker if row.conflicts else None,
             }  # fmt: skip
         rows.append({"id": row.id, "dialogue": row.dialogue, "reference": row.reference, "rude": bool(row.rude),

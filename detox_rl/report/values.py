@@ -156,10 +156,10 @@ def _toxicity(texts: pd.Series, toxicity: pd.DataFrame) -> dict[str, list[float]
 
 
 def _meaning(rows: pd.DataFrame, own: list[Report], human: list[Report]) -> dict[str, list[float]]:
-    conflict = [bool(conflicts) for conflicts in rows["conflicts"]]
-    wanted = [any_ and reference.kind == "report" for any_, reference in zip(conflict, human)]
-    calm = [not any_ and reference.kind != "report" for any_, reference in zip(conflict, human)]
-    kind = lambda name: [float(report.kind == name) if any_ else NAN for report, any_ in zip(own, conflict)]
+    rude = [bool(conflicts) for conflicts in rows["conflicts"]]
+    wanted = [conflict and reference.kind == "report" for conflict, reference in zip(rude, human)]
+    calm = [not conflict and reference.kind != "report" for conflict, reference in zip(rude, human)]
+    kind = lambda name: [float(report.kind == name) if conflict else NAN for report, conflict in zip(own, rude)]
     right = [report.kind == "report" and report.speaker is True for report in own]
     texts, said, references = (rows[name].tolist() for name in ("text", "dialogue", "reference"))
     compared = {**measures.rouge(texts, references), "length_ratio": [*map(measures.length_ratio, texts, references)]}

@@ -138,6 +138,7 @@ def main(argv: list[str] | None = None) -> None:
     print(markdown(results))
     if args.json:
         settings = {name: value for name, value in vars(args).items() if not isinstance(value, Path)}
+        settings["source"] = Path(args.source).name  # where it lies is nobody's business
         content = {"arguments": settings, "load_average_before": load, "sides": results}
         args.json.write_text(json.dumps(content, indent=2) + "\n")
 
