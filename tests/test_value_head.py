@@ -25,7 +25,8 @@ def module(tiny_t5, tiny_adapter) -> PPOModule:
 
 @pytest.fixture
 def sampled(module, tiny_prompts) -> Sampled:
-    return Sampled(*tiny_prompts, module.policy.encode(*tiny_prompts), RESPONSES, MASK, torch.zeros(MASK.shape))
+    drawn = torch.zeros(MASK.shape)
+    return Sampled(*tiny_prompts, module.policy.encode(*tiny_prompts), RESPONSES, MASK, drawn, RESPONSES, MASK)
 
 
 def test_it_starts_at_zero_and_leaves_the_model_alone(module, sampled):
