@@ -3,6 +3,7 @@
 In fp32 PyTorch's own choice is MKL, which leaves the AVX-512 units of AMD processors idle: oneDNN is twice as fast there.
 """
 
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,6 +11,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+# oneDNN, and PyTorch's layer above it, remember 1,024 shapes of a product, with 2 MB each: prompts have many lengths, and
+# memory would grow by gigabytes. Both read this at the first product.
+KEPT_SHAPES = "256"
+for _variable in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    os.environ.setdefault(_variable, KEPT_SHAPES)
 
 
 class FrozenLinear(nn.Linear):
