@@ -61,7 +61,7 @@ BOUNDS = {
         ("temperature", "clip_range", "value_clip_range", "max_grad_norm", "kl_target"), (ABOVE_ZERO, MOST)
     ),
     **dict.fromkeys(("lr", "value_lr", "weight_decay", "lr_warmup_steps", "kl_coef", "target_kl"), (0, MOST)),
-    **dict.fromkeys(("value_coef", "sft_coef", "seed"), (0, MOST)),
+    **dict.fromkeys(("value_coef", "seed"), (0, MOST)),
     **dict.fromkeys(("gamma", "lam"), (0, 1)),
     "kl_horizon": (1, MOST),
 }
@@ -109,8 +109,6 @@ class PPOModule(L.LightningModule):
         value_clip_range: of the value, in units of standardised score.
         value_coef: weight of the value loss.
         entropy_coef: weight of the entropy bonus.
-        sft_coef: weight of the cross-entropy of the human summaries, in nats per token, beside the losses of PPO (PPO-ptx
-            of Ouyang et al. 2022).
         max_grad_norm: gradients of adapter and value head together are clipped to this norm.
         seed: of the adapter, sampling and minibatch order; iteration n draws the same numbers however it was reached.
     """
@@ -150,7 +148,6 @@ class PPOModule(L.LightningModule):
         value_clip_range: float = 0.2,
         value_coef: float = 0.5,
         entropy_coef: float = 0.0,
-        sft_coef: float = 0.0,
         max_grad_norm: float = 1.0,
         seed: int = 0,
     ) -> None:
@@ -197,8 +194,8 @@ class PPOModule(L.LightningModule):
         encoded = self.encode(batch)
         responses = self.draw(encoded)
         kept = encoded if self.policy.encoder_is_frozen else None
-        prompts, targets = (batch.prompt_ids, batch.prompt_mask, kept), (batch.targets, batch.targets_mask)
-        sampled = Sampled(*prompts, responses.ids, responses.mask, responses.logprobs, *targets)
+        prompts = batch.prompt_ids, batch.prompt_mask, kept
+        sampled = Sampled(*prompts, responses.ids, responses.mask, responses.logprobs)
         return sampled, Summaries(responses.texts, batch.dialogues, batch.references, responses.ended)
 
     def encode(self, batch: Batch) -> Encoded:
@@ -243,20 +240,13 @@ class PPOModule(L.LightningModule):
 
     def recompute(self, sampled: Sampled) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probs, entropies and values of sampled summaries under the active model. All (batch, time)"""
-        encoded, temperature = self.encoded(sampled), self.hparams.temperature
-        logprobs, entropy, hidden = self.policy(encoded, sampled.responses, sampled.mask, temperature)
+        encoded = sampled.encoded
+        if encoded is None:
+            encoded = self.policy.encode(sampled.prompt_ids, sampled.prompt_mask)
+        logprobs, entropy, hidden = self.policy(encoded, sampled.responses, sampled.mask, self.hparams.temperature)
         with torch.autocast(self.device.type, enabled=False):
             values = self.value_head(hidden.detach().float()).squeeze(-1)
         return logprobs, entropy, scatter(values, sampled.mask)
-
-    def imitation(self, sampled: Sampled) -> Tensor:
-        """Cross-entropy of the human summaries, summed over their tokens, in nats. ()"""
-        mask = sampled.targets_mask
-        return -masked_sum(self.policy(self.encoded(sampled), sampled.targets, mask, temperature=1.0).logprobs, mask)
-
-    def encoded(self, sampled: Sampled) -> Encoded:
-        """Its prompts behind the encoder, which is run again where it is trained."""
-        return sampled.encoded or self.policy.encode(sampled.prompt_ids, sampled.prompt_mask)
 
     def pieces(self, sampled: Sampled) -> Iterator[Sampled]:
         """What one forward pass sees: micro-batches of minibatches, in the batch's own order."""
@@ -277,15 +267,11 @@ class PPOModule(L.LightningModule):
     def update_on(self, minibatch: Rollout) -> dict[str, Tensor]:
         """One optimiser step; the gradient is that of the mean over the real tokens of all ranks."""
         optimizer = self.optimizers().optimizer
-        tokens, targets = self.reduce(torch.stack([minibatch.mask.sum(), minibatch.sampled.targets_mask.sum()]).float())
+        tokens = self.reduce(minibatch.mask.sum().float())
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         optimizer.zero_grad(set_to_none=True)
         for piece in minibatches(minibatch, self.hparams.micro_batch_size or len(minibatch.mask)):
             loss, statistics = self.losses(piece)
-            if self.hparams.sft_coef:
-                imitation = self.imitation(piece.sampled) * tokens / targets  # the sum below is divided by `tokens`
-                loss = loss + self.hparams.sft_coef * imitation
-                statistics["ppo/loss/sft"] = imitation.detach()
             # DDP averages gradients over ranks; times world_size makes that average the sum.
             self.manual_backward(loss * self.trainer.world_size / tokens)
             for name, value in statistics.items():

@@ -21,8 +21,6 @@ class Sampled(NamedTuple):
         responses: sampled ids, without the decoder start token. (batch, time)
         mask: True = real token, EOS included. (batch, time)
         drawn_logprobs: of the responses, as the sampler saw them; only compared with, never trained on. (batch, time)
-        targets: ids of the human summaries, without the decoder start token. (batch, target)
-        targets_mask: True = real token, EOS included. (batch, target)
     """
 
     prompt_ids: Tensor
@@ -31,13 +29,10 @@ class Sampled(NamedTuple):
     responses: Tensor
     mask: Tensor
     drawn_logprobs: Tensor
-    targets: Tensor
-    targets_mask: Tensor
 
     def rows(self, index: Tensor) -> "Sampled":
         """The chosen rows, with the padding that none of them needs cut off."""
         prompt, time = _longest(self.prompt_mask[index]), _longest(self.mask[index])
-        target = _longest(self.targets_mask[index])
         return Sampled(
             self.prompt_ids[index, :prompt],
             self.prompt_mask[index, :prompt],
@@ -45,8 +40,6 @@ class Sampled(NamedTuple):
             self.responses[index, :time],
             self.mask[index, :time],
             self.drawn_logprobs[index, :time],
-            self.targets[index, :target],
-            self.targets_mask[index, :target],
         )
 
 

@@ -21,7 +21,7 @@ MINIBATCH = 4  # over all processes, so that an iteration has several: their ord
 TWO = ["--trainer.strategy", "ddp", "--trainer.devices", "2"]
 # Means over rows, or over tokens, whoever holds them.
 SAME = """env/reward_mean objective/kl objective/kl_coef objective/score ppo/loss/policy ppo/loss/value
-    ppo/loss/sft ppo/policy/entropy ppo/policy/approxkl ppo/policy/clipfrac ppo/grad_norm tokens/responses_len_mean
+    ppo/policy/entropy ppo/policy/approxkl ppo/policy/clipfrac ppo/grad_norm tokens/responses_len_mean
     reward/non_toxicity reward/length_band share/length_band multiplier/length_band difference/length_band
     floor/length_band val/floor/length_band val/toxicity val/rouge1 val/rouge2 val/rougeL val/bleu val/distinct1
     val/distinct2 val/length_ratio val/words val/toxic_share val/selection warm_start/toxicity
@@ -68,7 +68,7 @@ def ppo_flags(
 ) -> list[str]:
     usual = options(
         folder, adversarial, data__batch_size=ROWS // processes, model__minibatch_size=MINIBATCH // processes,
-        model__ppo_epochs=2, model__sft_coef=0.2,
+        model__ppo_epochs=2,
         model__lr=0.003, model__kl_target=0.5, model__floors={"length_band": 0.0}, guard__patience=10_000,
     )  # fmt: skip
     return fit_flags(base, warm_start, files, **(usual | more)) + (TWO if processes == 2 else [])

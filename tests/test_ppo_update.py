@@ -58,11 +58,11 @@ def test_gradient_is_that_of_the_mean_over_all_tokens(tiny_t5):
     rollout, terms = rollout_for_update(module), []
     found, _ = gradient(module, rollout)
     module.zero_grad()
-    ids, prompt_mask, _, responses, _, drawn, *targets = rollout.sampled
+    ids, prompt_mask, _, responses, _, drawn = rollout.sampled
     for row, t in rollout.mask.nonzero().tolist():  # one token at a time, through the same model without any mask
         real = torch.ones(1, t + 1, dtype=torch.bool)
         prompt = ids[row : row + 1], prompt_mask[row : row + 1], None
-        one = Sampled(*prompt, responses[row : row + 1, : t + 1], real, drawn[row : row + 1, : t + 1], *targets)
+        one = Sampled(*prompt, responses[row : row + 1, : t + 1], real, drawn[row : row + 1, : t + 1])
         logprob, entropy, value = (column[0, t] for column in module.recompute(one))
         advantage, old, target = rollout.advantages[row, t], rollout.values[row, t], rollout.returns[row, t]
         ratio = (logprob - rollout.logprobs[row, t]).exp()
@@ -118,33 +118,11 @@ def test_entropy_coef_adds_the_gradient_of_the_entropy(tiny_t5):
     gradient(module, rollout)
     found = gradients(module.policy.trainable())
     module.zero_grad()
-    ids, prompt_mask, _, responses, *_ = rollout.sampled
+    ids, prompt_mask, _, responses, _, _ = rollout.sampled
     decoder_ids = torch.cat([torch.zeros_like(responses[:, :1]), responses[:, :-1]], dim=1)
     logits = module.policy.t5(input_ids=ids, attention_mask=prompt_mask, decoder_input_ids=decoder_ids).logits
     entropy = torch.distributions.Categorical(logits=logits / module.hparams.temperature).entropy()
     (-2.0 * entropy[rollout.mask].mean()).backward()
-    torch.testing.assert_close(found, gradients(module.policy.trainable()), atol=1e-6, rtol=1e-4)
-
-
-@pytest.mark.parametrize("everywhere", [False, True])
-@pytest.mark.parametrize("size", [None, 1, 3])
-def test_sft_coef_adds_the_gradient_of_the_cross_entropy(size, everywhere, tiny_t5):
-    """Of the mean over the tokens of all human summaries, however long they are beside the sampled ones."""
-    options = FROZEN | {"value_coef": 0.0, "entropy_coef": 0.0, "lora_encoder": everywhere, "micro_batch_size": size}
-    module = attach(unsettle(make_module(tiny_t5, minibatch_size=8, sft_coef=0.5, **options)))
-    rollout = rollout_for_update(module)
-    rollout = rollout._replace(advantages=torch.zeros_like(rollout.advantages))
-    ids, prompt_mask, *_, targets, targets_mask = rollout.sampled
-    targets_mask = targets_mask & (torch.arange(targets.shape[1]) < torch.tensor([1, 2, 3, 1, 2, 3, 1, 1])[:, None])
-    assert targets_mask.sum() != rollout.mask.sum()
-    rollout = rollout._replace(sampled=rollout.sampled._replace(targets_mask=targets_mask))
-    _, statistics = gradient(module, rollout)
-    found = gradients(module.policy.trainable())
-    module.zero_grad()
-    labels = targets.masked_fill(~targets_mask, -100)
-    wanted = module.policy.t5(input_ids=ids, attention_mask=prompt_mask, labels=labels).loss
-    (0.5 * wanted).backward()
-    torch.testing.assert_close(statistics["ppo/loss/sft"], wanted.detach(), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found, gradients(module.policy.trainable()), atol=1e-6, rtol=1e-4)
 
 

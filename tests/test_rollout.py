@@ -25,9 +25,7 @@ def sampled_of(shapes: list[tuple[int, int]]) -> Sampled:
     places = numbers(prompt_mask, 2)[None, :, None, :, None]
     projected = (places + torch.arange(4).view(4, 1, 1, 1, 1) / 8).repeat(1, 1, 2, 1, 3)
     encoded = Encoded(states, prompt_mask, projected)
-    targets_mask = prompt_mask.flip(0)  # its lengths are those of no other field
-    responses, targets = (numbers(mask, 4), mask, numbers(mask, 9)), (numbers(targets_mask, 10), targets_mask)
-    return Sampled(numbers(prompt_mask, 3), prompt_mask, encoded, *responses, *targets)
+    return Sampled(numbers(prompt_mask, 3), prompt_mask, encoded, numbers(mask, 4), mask, numbers(mask, 9))
 
 
 def order_of(rows: int, seed: int = 0) -> Tensor:
@@ -46,7 +44,6 @@ def real_of(sampled: Sampled, row: int) -> list:
     prompt, time = int(sampled.prompt_mask[row].sum()), int(sampled.mask[row].sum())
     found = [sampled.prompt_ids[row, :prompt].tolist()]
     found += [field[row, :time].tolist() for field in (sampled.responses, sampled.drawn_logprobs)]
-    found.append(sampled.targets[row, : int(sampled.targets_mask[row].sum())].tolist())
     if sampled.encoded is not None:
         assert torch.equal(sampled.encoded.mask, sampled.prompt_mask)
         found.append(sampled.encoded.states[row, :prompt].tolist())

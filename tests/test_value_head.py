@@ -25,8 +25,7 @@ def module(tiny_t5, tiny_adapter) -> PPOModule:
 
 @pytest.fixture
 def sampled(module, tiny_prompts) -> Sampled:
-    drawn = torch.zeros(MASK.shape)
-    return Sampled(*tiny_prompts, module.policy.encode(*tiny_prompts), RESPONSES, MASK, drawn, RESPONSES, MASK)
+    return Sampled(*tiny_prompts, module.policy.encode(*tiny_prompts), RESPONSES, MASK, torch.zeros(MASK.shape))
 
 
 def test_it_starts_at_zero_and_leaves_the_model_alone(module, sampled):

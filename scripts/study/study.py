@@ -80,12 +80,13 @@ def baselines(folder: Path, start: str, flags: list[str], data: Path | None) -> 
             print("baseline", name, flush=True)
             make_baseline([name, start, "--file", file(split), "--out", str(folder / f"{name}.jsonl")])
     own = ["--data.train_file", str(folder / "best_samples.jsonl"), "--data.validation_file", file("validation")]
-    steps = ["--trainer.max_steps=60", "--trainer.val_check_interval=20", "--model.lr_schedule=cosine"]
-    filtered = train("sft", folder / "filtered", ["--model.warm_start", start, *own, *steps])
+    more = ["--trainer.max_steps=60", "--trainer.val_check_interval=20", "--model.lr_schedule=cosine"]
+    more += ["--model.warm_start", start]
     return {
         "best_of_4": str(best_of),
         "banned_words": str(folder / "banned_words.jsonl"),
-        "filtered_sft": str(filtered / "adapter"),
+        "filtered_sft": str(train("sft", folder / "filtered", [*own, *more]) / "adapter"),
+        "reference_sft": str(train("sft", folder / "references", [*flags, *more]) / "adapter"),
     }
 
 

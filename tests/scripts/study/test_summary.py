@@ -78,6 +78,26 @@ def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
     assert len(calls) == 3
 
 
+def test_baselines_go_on_from_the_start_with_what_they_are_called_after(tmp_path, monkeypatch):
+    calls = []
+
+    def train(name, folder, flags):
+        calls.append(flags)
+        return folder
+
+    monkeypatch.setattr(study, "command", lambda *arguments: None)
+    monkeypatch.setattr(study, "make_baseline", lambda arguments: None)
+    monkeypatch.setattr(study, "train", train)
+    systems = study.baselines(tmp_path, "START", ["--data.train_file=HUMAN"], tmp_path)
+    assert list(systems) == ["best_of_4", "banned_words", "filtered_sft", "reference_sft"]
+    filtered, references = calls
+    assert (
+        filtered[:2] == ["--data.train_file", str(tmp_path / "best_samples.jsonl")]
+        and "--data.train_file=HUMAN" in references
+    )
+    assert all(flags[flags.index("--model.warm_start") + 1] == "START" for flags in calls)
+
+
 def test_the_test_split_of_samsum_is_in_nothing_else(tmp_path):
     turns = lambda text: "\n".join([f"Tom: {text}"] * 20)
     said = [f"what an idiot number {n}" if n % 2 else f"a fine day number {n}" for n in range(12)]
