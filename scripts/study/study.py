@@ -21,6 +21,7 @@ from summary import frontier, table
 from detox_rl.embedded import EMBEDDED, dialogues
 
 ARMS = Path(__file__).with_name("arms.yaml")
+STUMBLED = 0.1  # the start stumbles over a dialogue if the reward's judge finds its summary likelier toxic than this
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -59,14 +60,27 @@ def run_seed(folder: Path, seed: int, arm: dict, data: Path | None) -> None:
     flags = [flag.replace("DATA", str(data)) for flag in arm.get("data", [])]
     start = EMBEDDED
     if "sft" in arm:
-        start = str(train("sft", folder / "start", [*flags, *arm["sft"]]) / "adapter")
+        own_start = folder.with_name(arm.get("start_of", folder.name)) / "start"
+        start = str(train("sft", own_start, [*flags, *arm["sft"]]) / "adapter")
     own = folder / f"seed_{seed}"
     seeded = ["--seed_everything", str(seed), *arm.get("fit", [])]
+    if "stumbled" in arm:
+        seeded += ["--data.train_ids", str(stumbled(folder, start, data / "train.jsonl"))]
     run = train("fit", own, [*flags, "--model.warm_start", start, *seeded])
     if not (own / "report.json").exists():
         systems = baselines(folder / "baselines", start, flags, data) if "baselines" in arm else {}
         named = [f"--systems.{name}={source}" for name, source in systems.items()]
         command("evaluate", str(run), "--out", str(own), *named)
+
+
+def stumbled(folder: Path, start: str, file: Path) -> Path:
+    """A file with the ids of the dialogues whose greedy summary by the start is toxic."""
+    folder.mkdir(parents=True, exist_ok=True)
+    summaries, ids = folder / "start_on_training.jsonl", folder / "stumbled.txt"
+    command("summarize", str(file), "--model", start, "--judge=detox_rl.classifiers.Detoxify", "--out", str(summaries))
+    rows = map(json.loads, summaries.read_text(encoding="utf-8").splitlines())
+    ids.write_text("".join(f"{row['id']}\n" for row in rows if row["toxicity"] > STUMBLED), encoding="utf-8")
+    return ids
 
 
 def baselines(folder: Path, start: str, flags: list[str], data: Path | None) -> dict[str, str]:

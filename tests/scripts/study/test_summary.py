@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from pathlib import Path
 
 import pytest
 import samsum
@@ -76,6 +77,28 @@ def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
     assert calls[1][1][-2:] == ("--ckpt_path", str(cut_off)) and f"--file={tmp_path}/train.jsonl" in calls[1][1]
     study.run_seed(tmp_path / "arm", 3, arm, tmp_path)
     assert len(calls) == 3
+
+
+def test_an_arm_may_share_a_start_and_see_only_what_it_stumbles_over(tmp_path, monkeypatch):
+    calls = []
+
+    def command(name, *arguments):
+        calls.append((name, arguments))
+        if name == "summarize":
+            rows = [{"id": "a", "toxicity": 0.9}, {"id": "b", "toxicity": 0.05}, {"id": "c", "toxicity": 0.11}]
+            Path(arguments[-1]).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    monkeypatch.setattr(study, "command", command)
+    for run in ("plain/start", "arm/seed_0"):
+        (tmp_path / run / "lightning_logs" / "version_0").mkdir(parents=True)
+    (tmp_path / "plain" / "start" / "done").touch()
+    arm = {"sft": ["--a"], "start_of": "plain", "stumbled": True, "data": ["--file=DATA/train.jsonl"]}
+    study.run_seed(tmp_path / "arm", 0, arm, tmp_path)
+    assert [name for name, _ in calls] == ["summarize", "fit", "evaluate"]
+    start = str(tmp_path / "plain" / "start" / "lightning_logs" / "version_0" / "adapter")
+    assert calls[0][1][:3] == (str(tmp_path / "train.jsonl"), "--model", start) and start in calls[1][1]
+    ids = Path(calls[1][1][calls[1][1].index("--data.train_ids") + 1])
+    assert ids.read_text().split() == ["a", "c"]
 
 
 def test_baselines_go_on_from_the_start_with_what_they_are_called_after(tmp_path, monkeypatch):
