@@ -1,6 +1,7 @@
 """The merged model as CTranslate2 runs it. Only this file knows CTranslate2."""
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ def load_ctranslate2() -> Any:
     Raises:
         ModuleNotFoundError: if it is not installed.
     """
+    # Of its products on a CPU oneDNN's are the faster ones, as in `linear`: one dialogue at a time, twice as fast.
+    os.environ.setdefault("CT2_USE_MKL", "0")  # read once, when the package is imported
     try:
         import ctranslate2
     except ModuleNotFoundError as error:
