@@ -218,21 +218,21 @@ def test_two_processes_resume_to_the_bit(two, resumed):
         assert resumed.metrics()[name] == two.metrics()[name][-len(resumed.metrics()[name]) :], name
 
 
-def test_forty_iterations_of_extreme_lengths_neither_hang_nor_drift_apart(tmp_path, tiny_t5, files):
+def test_a_hundred_iterations_of_extreme_lengths_neither_hang_nor_drift_apart(tmp_path, tiny_t5, files):
     """An EOS alone on one rank beside summaries at the limit on the other; minibatches that do not divide the batch."""
     args = ppo_flags(
-        tmp_path, tiny_t5, None, files, 2, adversarial=True, trainer__max_steps=40, trainer__val_check_interval=20,
-        checkpoint__every_n_train_steps=20, model__minibatch_size=2, model__ppo_epochs=1, model__target_kl=0.05,
+        tmp_path, tiny_t5, None, files, 2, adversarial=True, trainer__max_steps=100, trainer__val_check_interval=50,
+        checkpoint__every_n_train_steps=50, model__minibatch_size=2, model__ppo_epochs=1, model__target_kl=0.05,
         model__lora_rank=2,
     )  # fmt: skip
     run = as_processes("fit", tmp_path, args)
     lengths = [[rollout["mask"].sum(-1) for rollout in run.rank(number)["rollouts"]] for number in (0, 1)]
-    assert len(lengths[0]) == len(lengths[1]) == 40
+    assert len(lengths[0]) == len(lengths[1]) == 100
     assert {(int(a.max()), int(b.max())) for a, b in zip(*lengths)} >= {(1, 12)}
     assert all(torch.equal(tensor, run.weights(1)[name]) for name, tensor in run.weights(0).items())
     metrics = run.metrics()
     for name in ("ppo/loss/policy", "ppo/grad_norm", "objective/kl"):
-        assert len(metrics[name]) == 40 and all(map(math.isfinite, metrics[name]))
+        assert len(metrics[name]) == 100 and all(map(math.isfinite, metrics[name]))
     assert sum(metrics["ppo/skipped"]) == 0
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# oneDNN, and PyTorch's layer above it, remember 1,024 shapes of a product, with 2 MB each: prompts have many lengths, and
+# oneDNN, and PyTorch's layer above it, remember 1,024 shapes of a product, with about 1 MB each: prompts have many lengths, and
 # memory would grow by gigabytes. Both read this at the first product.
 KEPT_SHAPES = "256"
 for _variable in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):

@@ -19,7 +19,7 @@ def load_ctranslate2() -> Any:
     Raises:
         ModuleNotFoundError: if it is not installed.
     """
-    # Of its products on a CPU oneDNN's are the faster ones, as in `linear`: one dialogue at a time, twice as fast.
+    # Of its products on a CPU oneDNN's are the faster ones, as in `linear`.
     os.environ.setdefault("CT2_USE_MKL", "0")  # read once, when the package is imported
     try:
         import ctranslate2

@@ -1,6 +1,7 @@
 """One side of scripts/bench/latency.py: a process that holds one model, and loads no library that its form can do without."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -36,7 +37,8 @@ def by_transformers(config: dict) -> tuple[Write, Callable]:
 
 
 def by_ctranslate2(config: dict) -> tuple[Write, Callable]:
-    """As the card of such a folder has it, without PyTorch."""
+    """As the card of such a folder has it, without PyTorch; with the products that detox_rl asks it for."""
+    os.environ.setdefault("CT2_USE_MKL", "0")
     import ctranslate2
     from transformers import AutoTokenizer
 

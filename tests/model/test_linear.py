@@ -142,7 +142,7 @@ def test_without_onednn_it_is_plain(monkeypatch):
 
 @pytest.mark.parametrize("asked, kept", [({}, "256"), ({"LRU_CACHE_CAPACITY": "9"}, "9")])
 def test_few_shapes_are_kept_unless_somebody_says_otherwise(asked, kept):
-    """1,500 shapes took 3.4 GB with what oneDNN keeps by itself, and 0.9 GB so."""
+    """Else memory grows with every length that a prompt has."""
     names = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"
     environment = {name: value for name, value in subprocess_environment().items() if name not in names} | asked
     code = f"import os, detox_rl.model.linear; print(*[os.environ[name] for name in {names}])"
