@@ -330,6 +330,17 @@ def test_its_candidates_say_whether_they_ended(converted, run):
 
 
 @needs_ctranslate2
+def test_in_int8_each_thread_decodes_prompts_of_its_own(converted, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(export, "check_faithful", lambda *args: None)
+    rounded = Summarizer(str(exported(run, "ctranslate2", tmp_path / "int8", "--dtype", "int8")))
+    decoders = [one.engine.translator.translator.num_translators for one in (Summarizer(str(converted)), rounded)]
+    assert decoders == [1, 2]
+    alone = [rounded.summarize([dialogue])[0] for dialogue in DIALOGUES]
+    assert rounded.summarize(DIALOGUES) == alone and rounded.summarize([]) == []
+
+
+@needs_ctranslate2
 def test_it_draws_no_samples(converted):
     with pytest.raises(ValueError, match="leave out temperature and best_of"):
         Summarizer(str(converted), temperature=0.7).summarize(DIALOGUES[:1])

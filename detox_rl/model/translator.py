@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,14 @@ class Translator:
     """
 
     def __init__(self, folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:
-        package = load_ctranslate2()
-        device = "cuda" if package.get_cuda_device_count() else "cpu"
-        self.translator = package.Translator(str(folder), device=device, intra_threads=torch.get_num_threads())
+        package, threads = load_ctranslate2(), torch.get_num_threads()
+        if package.get_cuda_device_count():
+            self.translator = package.Translator(str(folder), device="cuda")
+        else:
+            self.translator = package.Translator(str(folder), intra_threads=threads)
+            if "int8" in self.translator.compute_type:
+                # Its products are too small to be shared out: each thread decodes prompts of its own.
+                self.translator = package.Translator(str(folder), inter_threads=threads, intra_threads=1)
         self.tokenizer = tokenizer
 
     def __call__(self, prompts: list[list[int]], max_new_tokens: int, beams: int = 1) -> list[tuple[str, bool]]:
@@ -91,6 +97,7 @@ class Translator:
             max_input_length=0,  # by default it cuts silently
             min_decoding_length=0,  # by default no text may be empty
             max_decoding_length=max_new_tokens,
+            max_batch_size=ceil(len(prompts) / self.translator.num_translators),
             return_end_token=True,
         )
         tokens = [result.hypotheses[0] for result in results]

@@ -1,6 +1,7 @@
 """One side of scripts/bench/latency.py: a process that holds one model, and loads no library that its form can do without."""
 
 import json
+import math
 import os
 import sys
 import time
@@ -37,19 +38,21 @@ def by_transformers(config: dict) -> tuple[Write, Callable]:
 
 
 def by_ctranslate2(config: dict) -> tuple[Write, Callable]:
-    """As the card of such a folder has it, without PyTorch; with the products that detox_rl asks it for."""
+    """As the card of such a folder has it, without PyTorch; with the products and threads that detox_rl asks it for."""
     os.environ.setdefault("CT2_USE_MKL", "0")
     import ctranslate2
     from transformers import AutoTokenizer
 
     recipe, tokenizer = config["recipe"], AutoTokenizer.from_pretrained(config["model"])
     device = "cuda" if ctranslate2.get_cuda_device_count() else "cpu"
-    model = ctranslate2.Translator(config["model"], device=device, intra_threads=config["threads"])
+    decoders, each = (config["threads"], 1) if config["side"].endswith("int8") else (1, config["threads"])
+    model = ctranslate2.Translator(config["model"], device=device, inter_threads=decoders, intra_threads=each)
 
     def write(dialogues: list[str]) -> list[str]:
         prompts = [recipe["prompt_template"].replace("{dialogue}", dialogue) for dialogue in dialogues]
         tokens = [tokenizer.convert_ids_to_tokens(ids) for ids in tokenizer(prompts).input_ids]
         options = dict(beam_size=1, min_decoding_length=0, max_decoding_length=recipe["max_new_tokens"])
+        options["max_batch_size"] = math.ceil(len(tokens) / decoders)
         found = [tokenizer.convert_tokens_to_ids(one.hypotheses[0]) for one in model.translate_batch(tokens, **options)]
         return tokenizer.batch_decode(found, skip_special_tokens=True)
 
