@@ -7,6 +7,6 @@ echo "Checking lint, format and types."
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m mypy
-echo "Running the tests on all cores, with branch coverage of detox_rl."
+echo "Running the tests on all cores."
 # A process a core; each computes on one thread (tests/conftest.py).
-"$PYTHON" -m pytest --numprocesses logical --dist worksteal --cov --cov-report=term "$@"
+"$PYTHON" -m pytest --numprocesses logical --dist worksteal "$@"

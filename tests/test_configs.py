@@ -13,7 +13,7 @@ from detox_rl.fit import FitCLI
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 SMALL = ["--trainer.max_steps", "2", "--trainer.val_check_interval", "1", "--trainer.accelerator", "cpu",
-         "--data.batch_size", "4", "--data.eval_batch_size", "4", *QUIET]  # fmt: skip
+         "--data.batch_size", "4", "--data.eval_batch_size", "4", "--data.validation_limit", "8", *QUIET]  # fmt: skip
 
 
 def is_sft(config: Path) -> bool:

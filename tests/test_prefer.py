@@ -66,7 +66,7 @@ def test_the_test_has_no_part_in_what_is_learnt_or_chosen(tmp_path, encoder):
     runs = []
     for name, tossed in (("one", rows), ("other", turned)):
         (tmp_path / name).mkdir()
-        runs.append(trained(tmp_path / name, encoder, tossed))
+        runs.append(trained(tmp_path / name, encoder, tossed, trainer__max_epochs=3))
     one, other = ((run / "reward_model" / "model.safetensors").read_bytes() for run in runs)
     assert one == other and metrics(runs[0])["n"] == 30
     assert metrics(runs[0])["value"] + metrics(runs[1])["value"] == pytest.approx(1.0)
