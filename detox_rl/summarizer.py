@@ -129,7 +129,7 @@ class Summarizer:
         Raises:
             ValueError: if summaries are as long as what the model can read.
         """
-        split = [self.prompt.split(self.tokenizer, dialogue) for dialogue in dialogues]
+        split = [self.prompt.split(self.tokenizer, dialogue) for dialogue in self.prompt.read(dialogues)]
         counts = [len(parts) for parts in split]
         while long := [row for row, parts in enumerate(split) if len(parts) > 1]:
             texts = iter(self._respond([part for row in long for part in split[row]], self.search))

@@ -67,8 +67,9 @@ def compare(source: Source, form: str, dtype: str, folder: Path) -> list[Check]:
     rows = rows[:: max(1, len(rows) // DIALOGUES)][:DIALOGUES]
     dialogues, references = ([row[name] for row in rows] for name in ("dialogue", "summary"))
     tokenizer = load_tokenizer(source.recipe.base_model if form == ADAPTER else str(folder))
-    prompts, _ = source.prompt.encode(tokenizer, dialogues)
-    own, _ = source.prompt.encode(source.tokenizer, dialogues)
+    read = source.prompt.read(dialogues)
+    prompts, _ = source.prompt.encode(tokenizer, read)
+    own, _ = source.prompt.encode(source.tokenizer, read)
     expected = _own_responses(source, own)
     if form == CTRANSLATE2:
         ids = [prompt.tolist() for prompt in prompts]

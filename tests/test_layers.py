@@ -10,8 +10,8 @@ functional.advantages functional.dual functional.kl functional.logprobs function
 functional.scores functional.statistics <
 errors text writing conflict.record conflict.tokens < embedded < conflict.lexicon < conflict.grammar < conflict.people <
 conflict.clauses conflict.quotes < conflict.report < model.linear model.recipe < model.vocabulary model.t5
-model.adapters < model.policy model.translator < model.step_decoder model.merged rollout < model.sampling <
-data.prompts data.sources data.batching < engines data.reading data.datamodule < classifiers summaries data.preferences <
+model.adapters < classifiers model.policy model.translator < data.marks < model.step_decoder model.merged rollout < model.sampling <
+data.prompts data.sources data.batching < engines data.reading data.datamodule < summaries data.preferences <
 meaning preference agreement < rewards < floors < score < metrics < summarizer < rows training validation <
 cluster checkpoints < ppo_module sft_module preference_module < report.wording report.statistics report.measures report.curves
 report.provenance report.charts < report.judges report.dialogues report.systems report.tables report.picture <

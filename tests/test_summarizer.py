@@ -110,6 +110,25 @@ def test_an_adapter_is_used_as_its_recipe_says(place, run, tiny_t5, tiny_adapter
     assert [summary.parts > 1 for summary in found.stream(SAID)] == [True, False]
 
 
+def test_rude_turns_are_marked_where_the_recipe_says_so(tiny_t5, tiny_adapter, tmp_path, monkeypatch):
+    """Also of a dialogue in parts."""
+    Policy(tiny_t5, tiny_adapter).save_adapter(tmp_path / "adapter", "{marked_dialogue}", 25, 6)
+    rude = "Tom: You are a fucking idiot.\nAnna: what is it?"
+    marked = rude.replace("Tom", "Tom (rude)")
+    read, dialogues = [], ([rude, f"{rude}\n{rude}"], [marked, f"{marked}\n{marked}"])
+    for summarizer, said in zip(
+        (Summarizer(str(tmp_path / "adapter")), Summarizer(tiny_adapter, tiny_t5, 6, Prompt("{dialogue}", 25))),
+        dialogues,
+    ):
+        respond, seen = summarizer.engine.respond, []
+        see = lambda prompts, *options: seen.extend(prompts) or respond(prompts, *options)
+        monkeypatch.setattr(summarizer.engine, "respond", see)
+        assert [summary.parts for summary in summarizer.stream(said)] == [1, 2]
+        read.append([ids.tolist() for ids in seen])
+    assert read[0] == read[1] and len(read[0]) == 4
+    assert read[0][0] == summarizer.tokenizer(marked).input_ids != summarizer.tokenizer(rude).input_ids
+
+
 @pytest.mark.parametrize("warm", [False, True])
 def test_what_a_policy_has_learnt_is_what_its_export_says(warm, tiny_t5, tiny_adapter_everywhere, tmp_path):
     """Greedy, of warm start and trained adapter together; also of a policy that goes on from there."""

@@ -54,7 +54,8 @@ class DialogueDataModule(L.LightningDataModule):
         rude_column: column that says whether a dialogue is rude (anything but none, false, 0 or nothing); by default
             "rudeness" where there is one, else nothing is called rude. `detox_rl.evaluate` looks at the rude ones.
         tokenizer: folder or hub id of the base model, whose tokenizer is used.
-        prompt_template: what the model reads, with {dialogue} where the dialogue goes.
+        prompt_template: what the model reads, with {dialogue} where the dialogue goes, or {marked_dialogue} where it goes with
+            its rude turns marked, as the embedded classifier finds them: `Tom (rude): You pig.`
         max_prompt_tokens: longer prompts lose the end of the dialogue, never of the template.
         max_target_tokens: longer targets are cut, for training on them; the EOS stays.
         min_characters: of a dialogue; a shorter one is left out.
@@ -241,7 +242,8 @@ class DialogueDataModule(L.LightningDataModule):
         options, tokenizer = self.hparams, self._tokenizer
         assert tokenizer is not None  # `setup` has loaded it
         last = options.max_target_tokens - 1
-        prompts, cut_prompts = self.prompt.encode(tokenizer, [text.dialogue for text in texts])
+        read = self.prompt.read([text.dialogue for text in texts])
+        prompts, cut_prompts = self.prompt.encode(tokenizer, read)
         each = [(text, prompt, target) for text, prompt in zip(texts, prompts) for target in text.targets]
         targets = tokenizer([target for *_, target in each], add_special_tokens=False, verbose=False).input_ids
         rows = [

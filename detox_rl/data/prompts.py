@@ -8,7 +8,8 @@ from torch import Tensor
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from detox_rl import embedded
-from detox_rl.model.recipe import SLOT
+from detox_rl.data.marks import mark_rude_turns
+from detox_rl.model.recipe import MARKED_SLOT, SLOT
 
 TEMPLATE = "Summarize the following conversation.\n\n{dialogue}\n\nSummary:"
 
@@ -18,27 +19,44 @@ class Prompt:
     """A template around the dialogue, and how long both may be.
 
     Args:
-        template: what the model reads, with {dialogue} where the dialogue goes.
+        template: what the model reads, with {dialogue} where the dialogue goes, or {marked_dialogue} where it goes with
+            its rude turns marked.
         max_tokens: a longer prompt loses the end of the dialogue, never of the template.
 
     Raises:
-        ValueError: if the template does not hold {dialogue} once.
+        ValueError: if the template does not hold one of them once.
     """
 
     template: str = TEMPLATE
     max_tokens: int = 512
 
     def __post_init__(self) -> None:
-        if self.template.count(SLOT) != 1:
-            raise ValueError(f"data.prompt_template must hold {SLOT} once, where the dialogue goes.")
+        if self.template.count(SLOT) + self.template.count(MARKED_SLOT) != 1:
+            raise ValueError(
+                f"data.prompt_template must hold {SLOT} once, where the dialogue goes, or {MARKED_SLOT}, where it goes with "
+                "its rude turns marked."
+            )
+
+    @property
+    def slot(self) -> str:
+        """What the template holds in the dialogue's place."""
+        return MARKED_SLOT if MARKED_SLOT in self.template else SLOT
+
+    def read(self, dialogues: list[str]) -> list[str]:
+        """What goes into that place."""
+        return mark_rude_turns(dialogues) if self.slot == MARKED_SLOT else dialogues
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, dialogues: list[str]) -> tuple[list[Tensor], int]:
         """Token ids of each prompt, EOS last, and how many had to be cut.
 
+        Args:
+            tokenizer: of the model.
+            dialogues: as `read` gives them.
+
         Raises:
             ValueError: if the template alone fills `max_tokens`.
         """
-        head, _, tail = self.template.partition(SLOT)
+        head, _, tail = self.template.partition(self.slot)
         room = self.max_tokens - 1  # one for the EOS
         texts = [head + dialogue + tail for dialogue in dialogues]
         encoded = tokenizer(texts, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
@@ -55,7 +73,7 @@ class Prompt:
         return prompts, cut
 
     def split(self, tokenizer: PreTrainedTokenizerBase, dialogue: str) -> list[str]:
-        """The dialogue in consecutive parts of like length, none of which `encode` would cut; itself if it would not be.
+        """What `read` gives, in consecutive parts of like length, none of which `encode` would cut; itself if it would not be.
 
         Parts are made of whole turns (lines). A turn that is too long is split between words, a word between letters.
 
@@ -63,7 +81,7 @@ class Prompt:
             ValueError: if the template alone fills `max_tokens`.
         """
         count = lambda texts: [len(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False).input_ids]
-        whole, frame = count([self.template.replace(SLOT, dialogue), self.template.replace(SLOT, "")])
+        whole, frame = count([self.template.replace(self.slot, text) for text in (dialogue, "")])
         room = self.max_tokens - 1 - frame
         if whole <= self.max_tokens - 1:
             return [dialogue]

@@ -7,7 +7,8 @@ from typing import NamedTuple
 from transformers.utils import cached_file
 
 FILE = "recipe.json"
-SLOT = "{dialogue}"  # of a prompt's template
+# Of a prompt's template: where the dialogue goes, as it is or with its rude turns marked.
+SLOT, MARKED_SLOT = "{dialogue}", "{marked_dialogue}"
 
 
 class Recipe(NamedTuple):
@@ -16,7 +17,8 @@ class Recipe(NamedTuple):
     Attributes:
         base_model: folder or hub id of the base, or `embedded`.
         base_fingerprint: of that base, by `model.t5.fingerprint`.
-        prompt_template: what the model reads, with {dialogue} where the dialogue goes; None where training did not say.
+        prompt_template: what the model reads, with {dialogue} or {marked_dialogue} where the dialogue goes; None where training
+            did not say.
         max_prompt_tokens: longer prompts lose the end of the dialogue.
         max_new_tokens: summaries are cut there.
     """

@@ -7,8 +7,9 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from detox_rl.data.prompts import Prompt
 from detox_rl.embedded import EMBEDDED
-from detox_rl.model.recipe import SLOT, Recipe
+from detox_rl.model.recipe import MARKED_SLOT, Recipe
 from detox_rl.report.tables import cell, report_markdown
 
 FILE = "README.md"
@@ -41,6 +42,7 @@ def write_card(
         recipe=recipe,
         embedded=EMBEDDED,
         prompt=prompt_code(recipe),
+        marked=MARKED_SLOT in (recipe.prompt_template or ""),
         model=config.get("model", {}),
         dataset=config.get("data", {}).get("dataset"),
         options=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
@@ -56,7 +58,7 @@ def prompt_code(recipe: Recipe) -> str:
     """A Python expression that makes a prompt of the variable `dialogue`."""
     if recipe.prompt_template is None:
         return "dialogue"
-    return f"{recipe.prompt_template!r}.replace({SLOT!r}, dialogue)"
+    return f"{recipe.prompt_template!r}.replace({Prompt(recipe.prompt_template).slot!r}, dialogue)"
 
 
 def _environment() -> Environment:

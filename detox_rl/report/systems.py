@@ -154,7 +154,7 @@ def decoded(
 ) -> pd.DataFrame:
     """A greedy summary of each dialogue, and samples. Dialogues of like length share a batch; each is encoded once."""
     ids, texts = dialogues["id"].tolist(), dialogues["dialogue"].tolist()
-    prompts, _ = summarizer.prompt.encode(summarizer.tokenizer, texts)
+    prompts, _ = summarizer.prompt.encode(summarizer.tokenizer, summarizer.prompt.read(texts))
     rows: list = []
     for batch in batches(prompts):
         encoded = summarizer.encode(*pad([prompts[i] for i in batch], summarizer.tokenizer.pad_token_id))

@@ -87,7 +87,7 @@ def fluency(base: Summarizer, dialogues: pd.DataFrame, texts: pd.DataFrame, adva
     """
     wide = texts.pivot(index="id", columns="system", values="text")
     dialogues = dialogues.sample(min(FLUENCY_LIMIT, len(dialogues)), random_state=0)
-    prompts, _ = base.prompt.encode(base.tokenizer, dialogues["dialogue"].tolist())
+    prompts, _ = base.prompt.encode(base.tokenizer, base.prompt.read(dialogues["dialogue"].tolist()))
     found: dict[Any, float] = {}
     for batch in batches(prompts):
         encoded = base.encode(*pad([prompts[i] for i in batch], base.tokenizer.pad_token_id))

@@ -20,6 +20,9 @@ from pathlib import Path
 
 from bench import ROOT, Worker
 
+from detox_rl.data.prompts import Prompt
+from detox_rl.model.recipe import SLOT
+
 FORMS = {  # side -> form and dtype that detox_rl.export writes
     "base": ("adapter", "float32"),
     "base and adapter": ("adapter", "float32"),
@@ -98,12 +101,16 @@ def measure(args: argparse.Namespace, folder: Path) -> dict:
     if recipe["base_model"] == "embedded":
         recipe["base_model"] = run("detox_rl.embedded").strip()
     lines = (ROOT / "detox_rl" / "assets" / "dialogues" / "test.jsonl").read_text(encoding="utf-8").splitlines()
+    # Where the prompt has marks, they are made here, for all sides; ours makes them once more, as part of what it costs.
+    prompt = Prompt(recipe["prompt_template"])
+    recipe["prompt_template"] = prompt.template.replace(prompt.slot, SLOT)
     sides: dict = {}
     try:
         for name, model in models.items():
             config = {"side": name, "model": model, "recipe": recipe}
             sides[name] = Worker(sys.executable, "latency_worker.py", config, args.threads)
-        return take_turns(sides, [json.loads(line)["dialogue"] for line in lines], args.batch, args.repetitions)
+        dialogues = prompt.read([json.loads(line)["dialogue"] for line in lines])
+        return take_turns(sides, dialogues, args.batch, args.repetitions)
     finally:
         for side in sides.values():
             side.close()

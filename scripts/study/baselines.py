@@ -54,7 +54,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def batches(summarizer: Summarizer, rows: list[dict]) -> Iterator[list[torch.Tensor]]:
     """Prompts of the rows, in their order."""
-    prompts, _ = summarizer.prompt.encode(summarizer.tokenizer, [row["dialogue"] for row in rows])
+    read = summarizer.prompt.read([row["dialogue"] for row in rows])
+    prompts, _ = summarizer.prompt.encode(summarizer.tokenizer, read)
     for start in tqdm(range(0, len(rows), BATCH), unit="batch"):
         yield prompts[start : start + BATCH]
 

@@ -260,6 +260,15 @@ def test_the_prompt_is_the_template_around_the_dialogue(make):
     assert only.target_ids.tolist() == data._tokenizer("Ann says 1.", add_special_tokens=False).input_ids + [1]
 
 
+def test_rude_turns_are_marked_for_the_model_alone(make):
+    rude = row(0, dialogue="Tom: You fucking idiot.\nAnn: Bye.")
+    data = make("fit", [rude], [row(1)], prompt_template="Sum: {marked_dialogue} TL;DR")
+    (read,) = data.rows["train"]
+    text = "Sum: Tom (rude): You fucking idiot.\nAnn: Bye. TL;DR"
+    assert read.prompt_ids.tolist() == data._tokenizer(text, add_special_tokens=False).input_ids + [1]
+    assert read.dialogue == rude["dialogue"]
+
+
 def test_a_long_prompt_loses_the_end_of_the_dialogue_only(make, cache_and_reports):
     long = "A: " + "".join(chr(33 + i % 90) for i in range(500))
     data = make("fit", [row(1, dialogue=long), row(2)], [row(3)], max_prompt_tokens=100)
@@ -304,6 +313,7 @@ def test_batches_come_from_the_right_split(make):
         ({"rude_column": "swears"}, r"no column 'swears'"),
         ({"further_summary_columns": ["gist"]}, r"no column 'gist', only .* data\.further_summary_columns"),
         ({"min_characters": 900}, r"No row of the train split is left, 0 of 4 rows used \(not used: 4 not of 900 to"),
+        ({"prompt_template": "{marked_dialogue}{dialogue}"}, r"data\.prompt_template must hold {dialogue} once"),
         ({"prompt_template": "Summarize."}, r"data\.prompt_template must hold {dialogue} once"),
         ({"prompt_template": "{dialogue}{dialogue}"}, r"data\.prompt_template must hold {dialogue} once"),
         ({"max_prompt_tokens": 8}, r"data\.max_prompt_tokens=8 leaves no room for a dialogue"),

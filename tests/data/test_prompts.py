@@ -10,6 +10,8 @@ from transformers import PreTrainedTokenizerFast, T5Config
 from detox_rl import embedded
 from detox_rl.data.prompts import SLOT, TEMPLATE, Prompt, load_tokenizer
 
+RUDE = "Tom: You fucking idiot.\nAnn: Bye."
+MARKED = "Tom (rude): You fucking idiot.\nAnn: Bye."
 LONG = "A: " + "".join(chr(33 + i % 90) for i in range(500))
 
 
@@ -27,6 +29,17 @@ def test_the_prompt_is_the_template_around_the_dialogue(tokenizer):
     expected = [tokenizer(f"Sum: {text} TL;DR", add_special_tokens=False).input_ids + [1] for text in (dialogue, "")]
     assert [prompt.tolist() for prompt in prompts] == expected and cut == 0
     assert all(prompt.dtype == torch.long for prompt in prompts)
+
+
+def test_marked_dialogues_go_where_the_template_wants_them(tokenizer):
+    prompt = Prompt("Sum: {marked_dialogue} TL;DR")
+    assert prompt.read([RUDE, "Ann: hi"]) == [MARKED, "Ann: hi"] and Prompt().read([RUDE]) == [RUDE]
+    ((ids,), cut) = prompt.encode(tokenizer, [MARKED])
+    assert ids.tolist() == tokenizer(f"Sum: {MARKED} TL;DR", add_special_tokens=False).input_ids + [1] and cut == 0
+    room = len(ids) - 1
+    parts = Prompt(prompt.template, room).split(tokenizer, MARKED)
+    assert "\n".join(parts) == MARKED and len(parts) == 2
+    assert Prompt(prompt.template, room).encode(tokenizer, parts)[1] == 0
 
 
 def test_the_template_of_the_embedded_run(tokenizer):
@@ -59,9 +72,13 @@ def test_no_prompt_is_longer_than_allowed_and_none_is_cut_for_nothing(tokenizer,
     assert prompt[: -1 - len(tail)].tolist() == whole[: len(prompt) - 1 - len(tail)].tolist()
 
 
-@pytest.mark.parametrize("template", ["Summarize.", "", "{dialogue}{dialogue}", "{ dialogue }"])
+@pytest.mark.parametrize(
+    "template", ["Summarize.", "", "{dialogue}{dialogue}", "{ dialogue }", "{dialogue} {marked_dialogue}"]
+)
 def test_a_template_has_one_place_for_the_dialogue(template):
-    with pytest.raises(ValueError, match=r"^data\.prompt_template must hold {dialogue} once, where .* goes\.$"):
+    with pytest.raises(
+        ValueError, match=r"^data\.prompt_template must hold {dialogue} once, .* or {marked_dialogue}, "
+    ):
         Prompt(template)
 
 

@@ -32,11 +32,14 @@ def card(folder, *args, **options) -> str:
     return (folder / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("template", [TEMPLATE, "{{ form }} \"and\" {% if %} 'PROMPT':\n{dialogue}\\n", None])
+@pytest.mark.parametrize(
+    "template", [TEMPLATE, "{marked_dialogue} end", "{{ form }} \"and\" {% if %} 'PROMPT':\n{dialogue}\\n", None]
+)
 def test_the_card_works_with_plain_peft(template, tiny_t5, tiny_adapter, tmp_path, capsys):
     recipe = Policy(tiny_t5, tiny_adapter).save_adapter(tmp_path / "adapter", template, template and 512, 8)
-    code = code_of(card(tmp_path / "adapter", "adapter", recipe, {}))
-    assert "detox_rl" not in code
+    found = card(tmp_path / "adapter", "adapter", recipe, {})
+    code = code_of(found)
+    assert "detox_rl" not in code and ("rude turns are marked" in found) == ("marked" in str(template))
     capsys.readouterr()
     exec(code.replace("FOLDER OF THIS FILE", str(tmp_path / "adapter")), {})
     summarizer = Summarizer(str(tmp_path / "adapter"))
