@@ -241,5 +241,5 @@ def test_ppo_finds_the_tilted_distribution(seed, samples, bandit):
     tilted /= tilted.sum()
     distance = lambda found: 0.5 * (found - tilted).abs().sum().item()
     assert distance(reference) > 0.25
-    train(module, [batch] * 80)
+    train(module, [batch] * 60)
     assert distance(first_token(module, batch)) < 0.05
