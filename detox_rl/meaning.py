@@ -185,7 +185,7 @@ def hostile_words() -> frozenset[str]:
 
     rows = [json.loads(line) for line in embedded.dialogues("train").read_text(encoding="utf-8").splitlines()]
     texts = _without_names([row["summary"] for row in rows], [row["dialogue"] for row in rows])
-    counter = CountVectorizer(analyzer=tuple, binary=True, min_df=0.004)  # rarer words say what a dialogue is about
+    counter = CountVectorizer(analyzer=tuple, binary=True, min_df=0.002)  # rarer words say what a dialogue is about
     seen = counter.fit_transform(texts)
     model = LogisticRegression(class_weight="balanced").fit(seen, [row["rudeness"] != "none" for row in rows])
     log_odds = zip(counter.get_feature_names_out(), model.coef_[0])

@@ -137,7 +137,7 @@ def test_further_targets_are_trained_on(tiny_t5, tmp_path, monkeypatch):
     data = DialogueDataModule(tokenizer=tiny_t5, polite_per_rude=None, train_limit=20)
     data.setup("fit")
     rude = sum(row.rude for row in data.rows["train"])
-    assert rude > 0 and re.search(rf"^train: 20 of 1230 rows used .* {rude} further targets\. Cut", told[0])
+    assert rude > 0 and re.search(rf"^train: 20 of 3630 rows used .* {rude} further targets\. Cut", told[0])
 
 
 def values(folder: Path, name: str) -> dict[int, float]:

@@ -2,10 +2,13 @@
 
 from functools import cache
 
+from tqdm import tqdm
+
 from detox_rl.classifiers import Detoxify
 
 MARK = " (rude)"
 RUDE = 0.5  # a turn is marked that the embedded classifier finds likelier toxic than this
+BATCH = 1024  # turns between two moves of the bar
 
 
 def mark_rude_turns(dialogues: list[str]) -> list[str]:
@@ -14,8 +17,9 @@ def mark_rude_turns(dialogues: list[str]) -> list[str]:
     A turn is a line `Name: text`; the others stay as they are. To mark twice is to mark once.
     """
     lines = [dialogue.split("\n") for dialogue in dialogues]
-    said = list(dict.fromkeys(line.partition(": ")[2] for turns in lines for line in turns))
-    toxicity = _judge()(said).probability.tolist()
+    said = sorted(dict.fromkeys(line.partition(": ")[2] for turns in lines for line in turns), key=len)
+    bar = tqdm(range(0, len(said), BATCH), "Marking rude turns", delay=3, leave=False, disable=None)
+    toxicity = [p for start in bar for p in _judge()(said[start : start + BATCH]).probability.tolist()]
     rude = {text for text, probability in zip(said, toxicity) if text and probability > RUDE}
     return ["\n".join(_marked(line, rude) for line in turns) for turns in lines]
 

@@ -11,7 +11,7 @@ from detox_rl import embedded
 from detox_rl.data.marks import mark_rude_turns
 from detox_rl.model.recipe import MARKED_SLOT, SLOT
 
-TEMPLATE = "Summarize the following conversation.\n\n{dialogue}\n\nSummary:"
+TEMPLATE = "Summarize the following conversation.\n\n{marked_dialogue}\n\nSummary:"
 
 
 @dataclass(frozen=True)

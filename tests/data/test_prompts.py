@@ -33,7 +33,7 @@ def test_the_prompt_is_the_template_around_the_dialogue(tokenizer):
 
 def test_marked_dialogues_go_where_the_template_wants_them(tokenizer):
     prompt = Prompt("Sum: {marked_dialogue} TL;DR")
-    assert prompt.read([RUDE, "Ann: hi"]) == [MARKED, "Ann: hi"] and Prompt().read([RUDE]) == [RUDE]
+    assert prompt.read([RUDE, "Ann: hi"]) == [MARKED, "Ann: hi"] and Prompt(f"Sum: {SLOT}").read([RUDE]) == [RUDE]
     ((ids,), cut) = prompt.encode(tokenizer, [MARKED])
     assert ids.tolist() == tokenizer(f"Sum: {MARKED} TL;DR", add_special_tokens=False).input_ids + [1] and cut == 0
     room = len(ids) - 1

@@ -95,7 +95,7 @@ def test_the_results_are_those_of_the_report_with_numbers_and_intervals(tmp_path
 
 
 def test_the_training_is_told_by_its_options(tmp_path):
-    assert "PPO against" in (ppo := card(tmp_path, "adapter", RECIPE, PPO)) and "lr: 0.001" in ppo and "1,630" in ppo
+    assert "PPO against" in (ppo := card(tmp_path, "adapter", RECIPE, PPO)) and "lr: 0.001" in ppo and "4,030" in ppo
     sft = {"model": {"label_smoothing": 0.0}, "data": {"dataset": "knkarthick/samsum"}, "seed_everything": 0}
     assert "Supervised" in (told := card(tmp_path, "adapter", RECIPE, sft)) and "`knkarthick/samsum`" in told
 
