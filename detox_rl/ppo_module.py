@@ -127,7 +127,7 @@ class PPOModule(L.LightningModule):
         lora_encoder: bool = False,
         rewards: list[Callable] | None = None,
         floors: dict[str, float] | None = DEFAULT_FLOORS,
-        max_new_tokens: int = 48,
+        max_new_tokens: int = 64,
         temperature: float = 0.7,
         samples_per_dialogue: int = 1,
         ppo_epochs: int = 4,

@@ -66,7 +66,7 @@ class SFTModule(L.LightningModule):
         weight_decay: float = 0.0,
         lr_schedule: Literal["constant", "linear", "cosine"] = "constant",
         lr_warmup_steps: int = 0,
-        max_new_tokens: int = 48,
+        max_new_tokens: int = 64,
         seed: int = 0,
     ) -> None:
         super().__init__()

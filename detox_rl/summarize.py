@@ -62,7 +62,7 @@ def summarize(
         out: a .txt file, one summary a line, or a .jsonl file: id (or number of the row, from 0), summary, parts (in how
             many a dialogue was read that is longer than the model's window) and, with a judge, toxicity; unset: text to
             standard output. A file that is there is gone on with, if it was made with the same options.
-        max_new_tokens: summaries are cut there; unset: as recipe.json says, else 48.
+        max_new_tokens: summaries are cut there; unset: as recipe.json says, else 64.
         num_beams: of a beam search; 1 is greedy.
         temperature: draws a summary instead of searching for one; with best_of, of what is drawn (unset: 1).
         seed: of what is drawn, which depends on seed and dialogue alone.

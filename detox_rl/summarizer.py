@@ -48,7 +48,7 @@ class Summarizer:
         model: folder of a run, folder or hub id of a PEFT adapter or of a whole T5, folder of an exported CTranslate2
             model, `embedded` for the warm start, or None for the bare base.
         base_model: of an adapter: folder or hub id, or `embedded`; unset: the one of the recipe, else `embedded`.
-        max_new_tokens: summaries are cut there; unset: as the recipe says, else 48.
+        max_new_tokens: summaries are cut there; unset: as the recipe says, else 64.
         prompt: unset: that of the recipe, else the usual one.
         num_beams: of a beam search; 1 is greedy.
         temperature: draws a summary in place of searching for one; with best_of, of its samples (unset: 1).
@@ -87,7 +87,7 @@ class Summarizer:
         self.prompt = prompt or Prompt()
         if prompt is None and recipe is not None and recipe.prompt_template is not None:
             self.prompt = Prompt(recipe.prompt_template, recipe.max_prompt_tokens or self.prompt.max_tokens)
-        self.max_new_tokens = max_new_tokens or (recipe.max_new_tokens if recipe else 48)
+        self.max_new_tokens = max_new_tokens or (recipe.max_new_tokens if recipe else 64)
         self.search = Decoding(self.max_new_tokens, num_beams)
         self.decoding = self.search
         if best_of is not None:

@@ -152,7 +152,7 @@ def test_what_is_asked_for_wins_over_the_recipe(run, tiny_t5):
 
 def test_an_adapter_of_other_making_has_no_recipe(tiny_t5, tiny_adapter, tmp_path):
     found = Summarizer(tiny_adapter, tiny_t5)
-    assert (found.prompt, found.max_new_tokens) == (Prompt(), 48)
+    assert (found.prompt, found.max_new_tokens) == (Prompt(), 64)
     Policy(tiny_t5, tiny_adapter).save_adapter(tmp_path / "untold", None, None, 6)  # trained on plain loaders
     found = Summarizer(str(tmp_path / "untold"))
     assert (found.prompt, found.max_new_tokens) == (Prompt(), 6)

@@ -174,7 +174,7 @@ class Policy(nn.Module):
         folder: str | Path,
         prompt_template: str | None = None,
         max_prompt_tokens: int | None = None,
-        max_new_tokens: int = 48,
+        max_new_tokens: int = 64,
     ) -> Recipe:
         """Writes warm start and adapter as one, which plain `PeftModel.from_pretrained(base, folder)` loads, with a recipe.
 
