@@ -2,7 +2,7 @@
 # Makes detox_rl/assets/summary_adapter again: the warm start, which now quotes rude words and now reports them, as people do.
 #   bash scripts/assets/make_summary_adapter.sh
 # Each rude dialogue has two targets, its neutral and its quoting summary; train and validation split alone.
-# The 600 steps took MINUTES minutes on two cores without bf16 that had other work too.
+# The 600 steps took 70 minutes on two cores without bf16 that had other work too.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../setup.sh"
 
