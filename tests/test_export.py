@@ -92,7 +92,7 @@ def said_by_the_card(folder: Path, capfd) -> str:
 
 def generated(model, tokenizer, prompt: Prompt, **options) -> list[str]:
     """Texts of plain `generate`, a dialogue at a time."""
-    prompts, _ = prompt.encode(tokenizer, DIALOGUES)
+    prompts, _ = prompt.encode(tokenizer, prompt.read(DIALOGUES))
     made = [model.generate(input_ids=ids[None], **options)[0] for ids in prompts]
     return tokenizer.batch_decode(made, skip_special_tokens=True)
 

@@ -26,7 +26,7 @@ REPEATING = [
 ]
 ASSET_BYTES = {
     "conflict": 150_000,
-    "dialogues": 2_000_000,
+    "dialogues": 4_000_000,
     "group_terms.txt": 5_000,
     "hashed_ngrams": 3_000_000,
     "strong_words.txt": 20_000,

@@ -288,7 +288,7 @@ class Deaf:
 def test_another_engine_is_asked_in_the_same_way(said, tiny_t5, tiny_tokenizer, monkeypatch):
     monkeypatch.setattr(summarizer_module, "load_engine", lambda model, base_model: Deaf(tiny_tokenizer))
     summarizer = Summarizer(None, tiny_t5)
-    prompts, _ = summarizer.prompt.encode(tiny_tokenizer, said)
+    prompts, _ = summarizer.prompt.encode(tiny_tokenizer, summarizer.prompt.read(said))
     assert summarizer.summarize(said) == [str(len(prompt)) for prompt in prompts]
     with pytest.raises(ValueError, match="takes a model that PyTorch runs"):
         summarizer.encode(*make_batch(2)[:2])

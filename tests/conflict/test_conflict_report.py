@@ -102,10 +102,10 @@ def test_references_report_and_quoting_ones_quote():
 
 
 def test_so_they_do_where_they_were_written_after_the_rules():
-    """In more varied words; measured 0.923, 0.865 and 0.997."""
-    assert len(LATER) == 600
-    assert share(judged(row, row["summary"]).kind == "report" for row in LATER) == pytest.approx(0.923, abs=0.01)
-    assert share(judged(row, row["summary"]).speaker is True for row in LATER) == pytest.approx(0.865, abs=0.01)
+    """Measured 0.975, 0.943 and 0.982; without the last 2,400 rows of the training split, in more varied words, 0.923, 0.865 and 0.997."""
+    assert len(LATER) == 2121
+    assert share(judged(row, row["summary"]).kind == "report" for row in LATER) == pytest.approx(0.975, abs=0.01)
+    assert share(judged(row, row["summary"]).speaker is True for row in LATER) == pytest.approx(0.943, abs=0.01)
     assert share(judged(row, row["quoting_summary"]).kind == "quote" for row in LATER) > 0.95
 
 

@@ -244,16 +244,16 @@ def test_small_and_unbalanced_test_split(copy, capsys):
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("{", "line 1231: not JSON"),
-        ("[]", "line 1231: a row must have exactly the keys"),
-        ('{"id": "0"}', "line 1231: a row must have exactly the keys"),
+        ("{", "line 3631: not JSON"),
+        ("[]", "line 3631: a row must have exactly the keys"),
+        ('{"id": "0"}', "line 3631: a row must have exactly the keys"),
         (
             '{"id": "0", "dialogue": 3, "summary": "", "quoting_summary": null, "rudeness": "none", "conflicts": []}',
-            "line 1231: dialogue must be text, not 3.",
+            "line 3631: dialogue must be text, not 3.",
         ),
         (
             '{"id": "", "dialogue": "", "summary": null, "quoting_summary": null, "rudeness": "none", "conflicts": []}',
-            "line 1231: summary must be text, not None.",
+            "line 3631: summary must be text, not None.",
         ),
     ],
 )
