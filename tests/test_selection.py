@@ -115,8 +115,7 @@ def test_the_command_says_it_and_ends_well(tiny_t5, tiny_adapter, dialogue_files
     rewards = [*REWARDS, {"class_path": "doubles.Silence"}]
     args = fit_flags(
         tiny_t5, tiny_adapter, dialogue_files["samsum"], model__rewards=rewards, model__floors={"length_band": 0.0},
-        model__lr=0.2, trainer__max_steps=4, trainer__val_check_interval=2,
-        data__prompt_template="Summarize the following conversation.\n\n{dialogue}\n\nSummary:",
+        model__lr=0.2, trainer__max_steps=4, trainer__val_check_interval=2, model__max_new_tokens=48,
     )  # fmt: skip
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
