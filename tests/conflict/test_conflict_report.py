@@ -72,11 +72,12 @@ def test_speakers_in_order():
 
 # The dialogues that the rules were made on, or beside, come first in each split; the others were written later.
 FIRST = {"train": 500, "validation": 80, "test": 200}
+VARIED = 1230  # and the last of the training split are plain
 
 
 def rude_rows(later):
     texts = {split: embedded.dialogues(split).read_text(encoding="utf-8").splitlines() for split in embedded.SPLITS}
-    parts = [lines[FIRST[split] :] if later else lines[: FIRST[split]] for split, lines in texts.items()]
+    parts = [lines[FIRST[split] : VARIED] if later else lines[: FIRST[split]] for split, lines in texts.items()]
     rows = [json.loads(line) for lines in parts for line in lines]
     return [row | {"conflicts": [Conflict(**entry) for entry in row["conflicts"]]} for row in rows if row["conflicts"]]
 
@@ -102,10 +103,10 @@ def test_references_report_and_quoting_ones_quote():
 
 
 def test_so_they_do_where_they_were_written_after_the_rules():
-    """Measured 0.975, 0.943 and 0.982; without the last 2,400 rows of the training split, in more varied words, 0.923, 0.865 and 0.997."""
-    assert len(LATER) == 2121
-    assert share(judged(row, row["summary"]).kind == "report" for row in LATER) == pytest.approx(0.975, abs=0.01)
-    assert share(judged(row, row["summary"]).speaker is True for row in LATER) == pytest.approx(0.943, abs=0.01)
+    """In more varied words; measured 0.923, 0.865 and 0.997."""
+    assert len(LATER) == 600
+    assert share(judged(row, row["summary"]).kind == "report" for row in LATER) == pytest.approx(0.923, abs=0.01)
+    assert share(judged(row, row["summary"]).speaker is True for row in LATER) == pytest.approx(0.865, abs=0.01)
     assert share(judged(row, row["quoting_summary"]).kind == "quote" for row in LATER) > 0.95
 
 
